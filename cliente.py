@@ -1,0 +1,630 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Cliente TCP: conversa num terminal, transporta bytes num cano, e mede a velocidade de um servidor de eco.
+
+    ./servidor.py                          em um terminal
+    ./cliente.py                           em outro: digite; Ctrl+D termina
+    ./cliente.py < filme.mp4 > copia.mp4   ida e volta, byte por byte
+    ./cliente.py --mensagem "oi"           envia, espera a resposta inteira e sai
+    ./cliente.py --medir                   quantas idas e voltas por segundo?
+
+Enviar e receber são dois trabalhos ao mesmo tempo, e cada um tem a sua thread:
+
+    teclado ou cano --> Sender: os.read(), sendall() ----> servidor
+    tela ou cano    <-- thread principal: recv() <-------- servidor
+
+Com uma thread só, que envia tudo e só depois lê, um arquivo grande trava: o servidor devolve o que o cliente ainda não
+lê, os buffers dos dois lados enchem, e ninguém mais anda.
+
+O que ele não faz: não reconecta no meio de uma conversa (o TCP não sabe o que o outro lado chegou a ler) e não fala
+nenhum protocolo além de bytes e linhas.
+"""
+import argparse
+import codecs
+import contextlib
+import errno
+import itertools
+import os
+import selectors
+import select
+import shutil
+import socket
+import ssl
+import sys
+import threading
+import time
+
+CHUNK = 64 * 1024  # bytes por leitura
+TICK_S = 1.0  # uma espera nunca passa disto sem acordar: no Windows, Ctrl+C não interrompe um recv()
+RETRY_S = 0.25  # intervalo entre as tentativas de --tentar
+HANDSHAKE_TIMEOUT_S = 10
+LAST_WORDS_S = 1.0  # depois que o servidor fecha, quanto se espera para saber se ficou algo por enviar
+PROGRESS_S = 0.5  # de quanto em quanto tempo a medição se mostra no terminal
+STALL_S = 5.0  # fim da medição: quanto se espera pelas respostas que faltam
+PROMPT = "> "
+
+
+# --- bloco comum: casa ---
+VERSION = "1.0"
+
+
+class Failure(Exception):
+    """Erro que o usuário pode resolver: vira uma linha em stderr e estado 1, nunca um traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """O argparse, com o erro de uso em uma linha só (estado 2)."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
+
+
+def escape(text: str) -> str:
+    r"""Mostra o que não se imprime (ESC vira \x1b): a rede não comanda o terminal de ninguém."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def number(kind, low, high, unit):
+    """Cria o type= de uma opção: um número (kind = int ou float) de low a high, ou uma linha de erro."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:  # NaN também cai aqui
+            raise argparse.ArgumentTypeError(f"{text!r} não serve: use {unit} de {low} a {high}")
+        return value
+    return parse
+
+
+def run(build_parser, action, argv=None):
+    """Lê a linha de comando, roda action(args) e devolve o estado de saída: 0, 1 ou 130 (o argparse sai com 2)."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="replace")  # saída cp1252 ou ascii: o acento se perde, o programa não
+    try:
+        status = action(build_parser().parse_args(argv))
+        print(end="", flush=True)  # um cano fechado aparece aqui, e não na saída do interpretador
+        return status or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head -1` já foi embora: nada mais a escrever, nem na hora de sair
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Failure, OSError) as error:
+        print(f"{os.path.basename(sys.argv[0])}: erro: {error}", file=sys.stderr)
+        return 1
+# --- fim do bloco comum: casa ---
+
+
+# --- bloco comum: endereço ---
+def host_name(text):
+    """Endereço IPv4 ou IPv6, ou nome de máquina; um número sozinho é uma porta fora do lugar."""
+    if text.isdigit():
+        prog = os.path.basename(sys.argv[0])
+        raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: ./{prog} 127.0.0.1 {text}")
+    return text
+
+
+port_number = number(int, 0, 65535, "uma porta")
+# --- fim do bloco comum: endereço ---
+
+
+# --- bloco comum: tls ---
+class TLSStream:
+    """Uma conexão TLS com recv(), sendall(), shutdown() e close(), para duas threads: uma lê enquanto a outra escreve.
+
+    O OpenSSL quer uma thread por vez em cada sessão. Por isso ele não toca no socket: cifra e decifra em memória, sob
+    uma trava, e toda espera pela rede é fora dela. (É E/S num bloco comum, contra o costume da casa: melhor do que um
+    erro daqui consertado num arquivo só.)
+    """
+
+    def __init__(self, sock, context, **options):
+        self.raw, self.incoming, self.outgoing = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)
+        self.lock, self.writing, self.early = threading.Lock(), threading.Lock(), []
+        deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
+        while self.attempt(self.tls.do_handshake) is NotImplemented:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            self.feed()
+        sock.settimeout(None)
+
+    def attempt(self, operation, *args):
+        """Roda a operação em memória e envia o que ela produziu; NotImplemented se lhe faltam bytes da rede."""
+        try:
+            with self.lock:
+                try:
+                    return operation(*args)
+                except ssl.SSLWantReadError:
+                    return NotImplemented
+                finally:
+                    produced = self.outgoing.pending
+        finally:
+            if produced:  # mesmo num erro: é o alerta que diz ao outro lado por que não deu certo
+                self.sendall(b"")
+
+    def feed(self):
+        data = self.raw.recv(CHUNK)
+        with self.lock:
+            self.incoming.write(data) if data else self.incoming.write_eof()
+
+    def decrypt(self, size):
+        try:
+            return self.tls.read(size)
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # despediu-se (close_notify), ou desligou sem se despedir
+            return b""
+
+    def recv(self, size):
+        while True:
+            data = self.early.pop(0) if self.early else self.attempt(self.decrypt, size)
+            if data is not NotImplemented:
+                return data
+            self.feed()
+
+    def sendall(self, data):
+        with self.writing:  # o que se cifra primeiro tem de sair primeiro
+            with self.lock:
+                if data:
+                    self.tls.write(data)
+                data = self.outgoing.read()
+            self.raw.sendall(data)
+
+    def shutdown(self, how):
+        """Envia o close_notify, que no TLS diz "não enviarei mais nada" (RFC 8446, 6.1); ler, ainda se pode."""
+        with self.lock, contextlib.suppress(ssl.SSLError):
+            while not self.early or self.early[-1]:  # antes, põe a salvo o que já chegou: unwrap() jogaria fora
+                self.early.append(self.decrypt(CHUNK))
+        with self.lock, contextlib.suppress(ssl.SSLError):  # WANT_READ: o dele ainda não veio, mas o nosso já vai
+            self.tls.unwrap()
+        self.sendall(b"")
+
+    def close(self):
+        self.raw.close()
+# --- fim do bloco comum: tls ---
+
+
+class Histogram:
+    """Histograma de latências em memória fixa: 32 faixas por potência de dois, erro menor que 1/32 (3 %).
+
+    Guardar cada medida encheria a memória; faixas de largura fixa seriam grossas para 20 µs ou demais para 2 s.
+    """
+    SUB_BITS = 5
+
+    def __init__(self):
+        self.counts = [0] * (64 << self.SUB_BITS)
+        self.total = 0
+
+    @classmethod
+    def bucket(cls, ns: int) -> int:
+        """Número da faixa de uma latência em nanossegundos: o expoente, e os 5 bits depois do primeiro."""
+        shift = max(ns.bit_length() - cls.SUB_BITS - 1, 0)
+        return (shift << cls.SUB_BITS) + (ns >> shift)
+
+    @classmethod
+    def floor(cls, bucket: int) -> int:
+        """A menor latência (ns) que cai na faixa: o inverso de bucket()."""
+        shift = max((bucket >> cls.SUB_BITS) - 1, 0)
+        return (bucket - (shift << cls.SUB_BITS)) << shift
+
+    def add(self, ns: int):
+        self.counts[self.bucket(ns)] += 1
+        self.total += 1
+
+    def percentile(self, q: float) -> float:
+        """Latência (µs) abaixo da qual ficou a fração q das medidas; 0 se não houve nenhuma."""
+        left = q * self.total
+        for bucket, count in enumerate(self.counts):
+            left -= count
+            if count and left <= 0:
+                return self.floor(bucket) / 1000
+        return 0.0
+
+    def draw(self, width: int) -> list:
+        """Linhas de texto: uma barra por potência de dois, entre a menor e a maior latência vistas."""
+        octaves = {}
+        for bucket, count in enumerate(self.counts):
+            if count:
+                low = 1 << max(self.floor(bucket).bit_length() - 1, 0)
+                octaves[low] = octaves.get(low, 0) + count
+        if not octaves:
+            return []
+        lines, peak, low = [], max(octaves.values()), min(octaves)
+        while low <= max(octaves):
+            count = octaves.get(low, 0)
+            bar = "█" * round(count / peak * (width - 30)) or ("▏" if count else "")
+            lines.append(f"{show_time(low):>9} {count / self.total:7.2%}  {bar}")
+            low *= 2
+        return lines
+
+
+def show_time(ns: float) -> str:
+    """Duração com três algarismos e a unidade que couber: 850 ns, 12.3 µs, 4.56 ms, 1.20 s."""
+    for unit, size in (("ns", 1), ("µs", 1e3), ("ms", 1e6)):
+        if ns < 999.5 * size:
+            return f"{ns / size:.3g} {unit}"
+    return f"{ns / 1e9:.3g} s"
+
+
+def show_text(text: str) -> str:
+    """Escapa o que veio da rede, menos o que dá forma ao texto: fim de linha e tabulação."""
+    return "".join(c if c in "\n\t" else escape(c) for c in text.replace("\r\n", "\n"))
+
+
+# Conectar.
+
+def explain_connect(error, host, port, waited):
+    """Por que não se conectou, e o que tentar: cada erro tem outra causa."""
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
+    if isinstance(error, ConnectionRefusedError):
+        where = "" if (host, port) == ("127.0.0.1", 5050) else f" {host} {port}"
+        return f"ninguém escuta em {host}:{port} (conexão recusada). Suba o servidor antes: ./servidor.py{where}"
+    if isinstance(error, socket.timeout):
+        return (f"{host}:{port} não respondeu em {waited:g} s: nem aceitou, nem recusou. Endereço errado, máquina "
+                f"desligada ou um firewall no caminho? Veja se ela responde: ping {host}")
+    if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        return f"não há caminho até {host}: confira o endereço e a rede (ip route)"
+    return f"não foi possível conectar a {host}:{port}: {error.strerror or error}"
+
+
+def connect(args):
+    """Conecta, insistindo por --tentar segundos enquanto ninguém escuta. Devolve o socket, ou Failure."""
+    deadline, told = time.monotonic() + args.tentar, False
+    while True:
+        try:
+            sock = socket.create_connection((args.endereco, args.porta), args.espera)
+            sock.settimeout(None)
+            return sock
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() >= deadline or isinstance(error, (socket.gaierror, UnicodeError)):
+                raise Failure(explain_connect(error, args.endereco, args.porta, args.espera))
+            if not told:
+                told = not print(f"ainda ninguém escuta em {args.endereco}:{args.porta}; insisto por {args.tentar:g} s",
+                                 file=sys.stderr, flush=True)
+        time.sleep(RETRY_S)
+
+
+def start_tls(sock, args):
+    """Envolve o socket em TLS e confere quem está do outro lado, a menos que --sem-verificar."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if args.sem_verificar:
+        print("aviso: --sem-verificar cifra a conversa, mas não sabe com quem: pode ser um impostor no meio",
+              file=sys.stderr)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        if args.ca:
+            context.load_verify_locations(args.ca)
+        if args.certificado:
+            context.load_cert_chain(args.certificado, args.chave)
+    except OSError as error:
+        files = ", ".join(filter(None, (args.ca, args.certificado, args.chave)))
+        raise Failure(f"não consigo usar {files}: {error.strerror or error}")
+    try:
+        return TLSStream(sock, context, server_hostname=args.endereco)
+    except ssl.SSLCertVerificationError as error:
+        raise Failure(f"o certificado de {args.endereco} não convence ({error.verify_message}). "
+                      "Se ele é seu, diga em quem confiar: --ca ARQUIVO")
+    except OSError as error:
+        raise Failure(f"não houve acordo de TLS com {args.endereco}:{args.porta} ({error.strerror or error}). "
+                      "O servidor foi iniciado com --certificado?")
+
+
+# Conversar.
+
+class Sender(threading.Thread):
+    """A thread que lê a entrada e envia; no fim dela, fecha só a ida (meio-fechamento), e as respostas ainda chegam."""
+
+    def __init__(self, sock, chunks):
+        super().__init__(daemon=True)  # presa num teclado mudo, não impede o programa de acabar
+        self.sock, self.chunks = sock, chunks
+        self.server_left = False  # a thread principal avisa que o servidor fechou
+        self.lost = None  # o erro que impediu de enviar tudo
+
+    def run(self):
+        try:
+            for data in self.chunks:
+                self.sock.sendall(data)
+                if self.server_left:
+                    raise BrokenPipeError(errno.EPIPE, "o servidor fechou antes do fim da entrada")
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.lost = error
+
+
+def read_pipe(fd=0):
+    """Pedaços da entrada padrão, como vierem; direto do descritor, pois o buffer do Python esperaria enchê-lo."""
+    while sys.stdin is not None:  # None: o processo nasceu sem entrada (`<&-`)
+        data = os.read(fd, CHUNK)
+        if not data:
+            return
+        yield data
+
+
+class Terminal:
+    """Teclado e tela: uma linha sendo digitada, e o que chega aparece acima dela sem rasgá-la."""
+
+    def __init__(self):
+        self.typing = False
+        with contextlib.suppress(ImportError):  # sem readline (Windows) o console já edita linhas
+            import readline
+            self.readline = readline
+        with contextlib.suppress(ImportError):
+            import termios
+            self.termios, self.mode = termios, termios.tcgetattr(0)
+
+    readline = termios = None
+
+    def read_lines(self):
+        """Linhas digitadas, em bytes; Ctrl+D termina."""
+        while True:
+            self.typing = True
+            try:
+                line = input(PROMPT)
+            except EOFError:
+                print(flush=True)
+                return
+            finally:
+                self.typing = False
+            yield (line + "\n").encode("utf-8", "surrogateescape")
+
+    def show(self, text):
+        """Apaga a linha em edição, mostra o que chegou e redesenha a linha como estava."""
+        if not self.typing:
+            return print(text, end="", flush=True)
+        line = PROMPT + (self.readline.get_line_buffer() if self.readline else "")
+        rows = len(line) // (shutil.get_terminal_size().columns or 80)  # há terminais que se dizem com 0 colunas
+        text += "" if text.endswith("\n") else "\n"
+        # Simplificação: o cursor volta ao fim da linha, ainda que estivesse no meio dela.
+        print("\r" + "\x1b[A" * rows + "\x1b[J" + text + line, end="", flush=True)
+
+    def restore(self):
+        """Devolve o terminal como estava: sair com a outra thread dentro do readline o deixaria sem eco."""
+        if self.termios:
+            self.termios.tcsetattr(0, self.termios.TCSADRAIN, self.mode)
+
+
+def receive(sock):
+    """Pedaços que chegam, até o servidor fechar."""
+    while True:
+        if not isinstance(sock, TLSStream):  # que já espera assim por dentro
+            while not select.select([sock], [], [], TICK_S)[0]:
+                pass
+        try:
+            data = sock.recv(CHUNK)
+        except ConnectionError as error:
+            raise Failure(f"o servidor caiu no meio da conversa ({error.strerror}). Ele ainda está de pé?")
+        if not data:
+            return
+        yield data
+
+
+def converse(sock, chunks, show):
+    """Envia `chunks` por uma thread e mostra o que chega nesta. Devolve o estado de saída."""
+    sender = Sender(sock, chunks)
+    sender.start()
+    for data in receive(sock):
+        show(data)
+    sender.server_left = True
+    sender.join(0 if sys.stdin is not None and sys.stdin.isatty() else LAST_WORDS_S)
+    if sender.lost:
+        raise Failure(f"o servidor fechou a conexão antes de receber tudo ({sender.lost.strerror})")
+    if sender.is_alive():  # ainda à espera do teclado, ou do cano
+        print("\n" * sys.stderr.isatty() + "o servidor fechou a conexão", file=sys.stderr)
+
+
+def talk(sock, args):
+    """Escolhe entrada e saída: terminal, cano ou --mensagem."""
+    first = [f"/nick {args.apelido}\n".encode()] if args.apelido else []
+    typing = args.mensagem is None and sys.stdin is not None and sys.stdin.isatty()
+    terminal = Terminal() if typing else None
+    chunks = terminal.read_lines() if typing else read_pipe()
+    if args.mensagem is not None:
+        chunks = [(args.mensagem + "\n").encode("utf-8", "surrogateescape")]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def show(data):
+        if not sys.stdout.isatty():
+            sys.stdout.buffer.write(data)  # um cano recebe os bytes como vieram
+            return sys.stdout.buffer.flush()
+        text = show_text(decoder.decode(data))
+        terminal.show(text) if terminal else print(text, end="", flush=True)
+
+    try:
+        return converse(sock, itertools.chain(first, chunks), show)
+    finally:
+        if terminal:
+            terminal.restore()
+
+
+# Medir.
+
+class Probe:
+    """Uma conexão da medição: uma mensagem por vez, cada uma diferente, e cada byte que volta é conferido."""
+    __slots__ = ("sock", "send", "recv", "message", "out", "back", "sequence", "sent_at")
+
+    def __init__(self, sock, number, size):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # cada mensagem parte na hora, sem esperar companhia
+        sock.setblocking(False)
+        self.sock, self.send, self.recv = sock, sock.send, sock.recv
+        self.message = bytearray((number * 31 + i * 7) & 0xFF for i in range(size))
+        self.out = self.back = 0  # bytes da mensagem que já foram, e que já voltaram
+        self.sequence = self.sent_at = 0
+
+
+class Meter:
+    """A medição: todas as conexões numa thread só, pois mil threads daqui atrapalhariam o servidor que se mede."""
+
+    def __init__(self, args):
+        self.args, self.size, self.histogram, self.dropped = args, args.tamanho, Histogram(), 0
+        self.selector, self.probes = selectors.DefaultSelector(), []
+
+    def open(self):
+        for number in range(self.args.conexoes):
+            probe = Probe(connect(self.args), number, self.size)
+            self.probes.append(probe)
+            self.selector.register(probe.sock, selectors.EVENT_READ, probe)
+
+    def close(self):
+        self.selector.close()
+        for probe in self.probes:
+            probe.sock.close()
+
+    def start(self, probe, now):
+        """Envia a próxima mensagem: o número de ordem nos primeiros bytes a distingue da anterior."""
+        probe.sequence += 1
+        probe.message[:8] = probe.sequence.to_bytes(8, "little")[:self.size]
+        probe.out = probe.back = 0
+        probe.sent_at = now
+        self.push(probe)
+
+    def push(self, probe):
+        """Entrega ao kernel o que couber; o resto irá quando ele disser que cabe."""
+        with contextlib.suppress(BlockingIOError):
+            probe.out += probe.send(memoryview(probe.message)[probe.out:] if probe.out else probe.message)
+        events = selectors.EVENT_READ | selectors.EVENT_WRITE * (probe.out < self.size)
+        if events != selectors.EVENT_READ or self.selector.get_key(probe.sock).events != events:
+            self.selector.modify(probe.sock, events, probe)
+
+    def pull(self, probe):
+        """Confere o que voltou; True quando a mensagem está completa."""
+        data = probe.recv(self.size - probe.back)
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "o servidor fechou")
+        if data != probe.message[probe.back:probe.back + len(data)]:
+            raise Failure(f"o eco voltou errado (mensagem {probe.sequence}, depois do byte {probe.back}): "
+                          f"há um servidor de eco em {self.args.endereco}:{self.args.porta}?")
+        probe.back += len(data)
+        return probe.back == self.size
+
+    def turn(self, timeout, going):
+        """Uma volta: atende a quem teve notícia. Devolve quantas mensagens se completaram."""
+        done = 0
+        for key, events in self.selector.select(timeout):
+            probe = key.data
+            try:
+                if events & selectors.EVENT_WRITE:
+                    self.push(probe)
+                if events & selectors.EVENT_READ and self.pull(probe):
+                    now = time.perf_counter_ns()
+                    self.histogram.add(now - probe.sent_at)
+                    done += 1
+                    if going:
+                        self.start(probe, now)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.dropped += 1
+                self.selector.unregister(probe.sock)
+        return done
+
+    def run(self):
+        """Mede durante --duracao segundos e devolve os segundos medidos."""
+        begin = time.perf_counter()
+        end, next_report = begin + self.args.duracao, begin + PROGRESS_S
+        for probe in self.probes:
+            self.start(probe, time.perf_counter_ns())
+        while time.perf_counter() < end and self.dropped < len(self.probes):
+            self.turn(min(TICK_S, PROGRESS_S), True)
+            if sys.stderr.isatty() and time.perf_counter() > next_report:
+                next_report += PROGRESS_S
+                spent = time.perf_counter() - begin
+                print(f"\r\x1b[K{spent:5.1f} s  {self.histogram.total / spent:,.0f} idas e voltas/s", end="",
+                      file=sys.stderr, flush=True)
+        spent = time.perf_counter() - begin
+        done = self.histogram.total
+        last = time.monotonic() + STALL_S  # as que ainda estão no caminho: contam na latência, não na taxa
+        while self.unanswered() and time.monotonic() < last:
+            self.turn(STALL_S, False)
+        return spent, done
+
+    def unanswered(self):
+        return sum(probe.back < self.size for probe in self.probes) - self.dropped
+
+
+def measure(args):
+    """--medir: mostra taxa, vazão, latências e o histograma delas; estado 1 se alguma resposta não veio."""
+    raise_fd_limit()
+    meter = Meter(args)
+    try:
+        meter.open()
+        spent, done = meter.run()
+    finally:
+        meter.close()
+        print("\r\x1b[K" if sys.stderr.isatty() else "", end="", file=sys.stderr, flush=True)
+    histogram = meter.histogram
+    p50, p99, p999 = (show_time(histogram.percentile(q) * 1000) for q in (0.5, 0.99, 0.999))
+    print(f"{args.conexoes} conexões, mensagens de {args.tamanho} B, {spent:.1f} s, cada byte conferido")
+    print(f"  {done / spent:,.0f} idas e voltas por segundo, {done * args.tamanho / spent / 1e6:,.1f} MB/s por sentido")
+    print(f"  latência: p50 {p50}, p99 {p99}, p99.9 {p999}")
+    print(*histogram.draw(min(shutil.get_terminal_size().columns or 80, 80)), sep="\n")
+    if meter.dropped or meter.unanswered():
+        raise Failure(f"{meter.dropped} conexões caíram e {meter.unanswered()} ficaram sem resposta")
+
+
+def raise_fd_limit():
+    """Uma conexão é um descritor: sobe o limite deles até onde deixam."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # sem resource (Windows), ou não deixam
+        import resource
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+# Linha de comando.
+
+def nickname(text):
+    if not text or " " in text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} não serve: use um apelido sem espaços")
+    return text
+
+
+def build_parser():
+    parser = Parser(description="Cliente TCP: conversa, transporta e mede.",
+                    epilog="Antes, em outro terminal: ./servidor.py")
+    parser.add_argument("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
+                        help="do servidor: IPv4, IPv6 ou nome (padrão: %(default)s)")
+    parser.add_argument("porta", nargs="?", default=5050, type=port_number, metavar="PORTA",
+                        help="do servidor (padrão: %(default)s)")
+    parser.add_argument("--mensagem", metavar="TEXTO", help="envia esta linha, mostra a resposta inteira e sai")
+    parser.add_argument("--apelido", type=nickname, metavar="NOME", help="entra no chat com este nome")
+    parser.add_argument("--tentar", type=number(float, 0, 86400, "segundos"), default=0, metavar="S",
+                        help="se ninguém escuta, insiste por S segundos")
+    parser.add_argument("--espera", type=number(float, 0.1, 3600, "segundos"), default=10, metavar="S",
+                        help="quanto esperar que a conexão se complete (padrão: %(default)s)")
+    tls = parser.add_argument_group("TLS")
+    tls.add_argument("--tls", action="store_true", help="cifra a conversa e confere o certificado do servidor")
+    tls.add_argument("--ca", metavar="ARQUIVO", help="confia nesta autoridade, ou neste certificado")
+    tls.add_argument("--sem-verificar", action="store_true", help="cifra, mas não confere com quem fala")
+    tls.add_argument("--certificado", metavar="ARQUIVO", help="o seu certificado, se o servidor o exige")
+    tls.add_argument("--chave", metavar="ARQUIVO", help="a chave dele, se não está no mesmo arquivo")
+    meter = parser.add_argument_group("medição")
+    meter.add_argument("--medir", action="store_true", help="mede um servidor de eco em vez de conversar")
+    meter.add_argument("--conexoes", type=number(int, 1, 20000, "um número"), default=10, metavar="N",
+                       help="conexões ao mesmo tempo (padrão: %(default)s)")
+    meter.add_argument("--tamanho", type=number(int, 1, 1 << 20, "bytes"), default=64, metavar="B",
+                       help="bytes de cada mensagem (padrão: %(default)s)")
+    meter.add_argument("--duracao", type=number(float, 0.1, 86400, "segundos"), default=5, metavar="S",
+                       help="segundos (padrão: %(default)s)")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    return parser
+
+
+def start(args):
+    if args.medir:
+        if args.tls:
+            raise Failure("--medir mede o TCP, sem TLS")
+        return measure(args)
+    sock = connect(args)
+    try:
+        if args.tls or args.ca or args.sem_verificar or args.certificado:
+            sock = start_tls(sock, args)
+        return talk(sock, args)
+    finally:
+        sock.close()
+
+
+def main(argv=None):
+    return run(build_parser, start, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,937 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Servidor TCP de eco, de chat e de HTTP: uma thread por cliente, ou uma thread para todos com epoll().
+
+    ./servidor.py                em um terminal
+    ./cliente.py                 em outro: cada linha digitada volta
+
+        cliente                                servidor
+                                               socket() bind() listen()
+        socket() connect()  ----- SYN ----->
+                            <-- SYN, ACK ---
+                            ----- ACK ----->   accept(): um socket novo, só deste cliente
+        send(b"oi\\n")       ---- dados ---->   recv() devolve b"oi\\n"
+        recv()              <--- dados -----   send(b"oi\\n")
+        shutdown(SHUT_WR)   ----- FIN ----->   recv() devolve b"": ele não enviará mais nada
+        recv() devolve b""  <---- FIN ------   close()
+
+Duas ideias, cada uma no seu lugar:
+
+    um serviço diz o que fazer com os bytes       Echo, Chat, Http
+    um motor diz como esperar por muita gente     ThreadEngine, EpollEngine
+
+Qualquer serviço roda em qualquer motor. Um serviço novo são três métodos, e só eles:
+
+    class Upper(Service):
+        def on_data(self, client, data):
+            client.send(bytes(data).upper())
+
+O que ele não faz: não guarda nada em disco, não limita a velocidade de um cliente e, sem --certificado, não cifra nem
+sabe quem está do outro lado.
+"""
+import argparse
+import contextlib
+import errno
+import functools
+import html
+import ipaddress
+import os
+import queue
+import re
+import select
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+import traceback
+
+CHUNK = 256 * 1024  # bytes por leitura: menos idas ao kernel num fluxo grande; quem manda pouco não paga por isso
+FIRST_CHUNK = 4 * 1024  # no motor de threads cada leitura aloca; começa pequena, e dobra para quem a enche
+BACKLOG = 4096  # conexões prontas que esperam o accept(); o kernel corta no seu próprio limite (somaxconn)
+STACK_SIZE = 64 * 1024  # bytes de pilha por thread: o padrão reserva 8 MiB para cada cliente
+TICK_S = 1.0  # de quanto em quanto tempo os prazos são conferidos
+STOP_GRACE_S = 1.5  # no fim, quanto se espera pelas threads dos clientes
+FD_RESERVE = 16  # descritores que não são de clientes: terminal, escuta, epoll, certificados
+HANDSHAKE_TIMEOUT_S = 5  # um cliente TLS mudo não pode guardar um lugar
+LINGER_S = 5  # depois da despedida, quanto se espera o outro fechar; fechar antes dele perderia a despedida (RST)
+OUTBOX_BYTES = 256 * 1024  # o que um cliente pode deixar de ler antes de ser desligado
+OUTBOX_LINES = 256  # o mesmo limite no motor de threads, contado em mensagens de chat
+LINE_LIMIT = 1024  # bytes de uma linha de chat
+LINE_TIMEOUT_S = 30  # uma linha começada tem de acabar: um byte por segundo não guarda um lugar para sempre
+NICK_LIMIT = 20  # caracteres
+HEADER_LIMIT = 16 * 1024  # bytes do cabeçalho HTTP, como nos servidores de verdade
+HEADER_TIMEOUT_S = 10
+
+
+# --- bloco comum: casa ---
+VERSION = "1.0"
+
+
+class Failure(Exception):
+    """Erro que o usuário pode resolver: vira uma linha em stderr e estado 1, nunca um traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """O argparse, com o erro de uso em uma linha só (estado 2)."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
+
+
+def escape(text: str) -> str:
+    r"""Mostra o que não se imprime (ESC vira \x1b): a rede não comanda o terminal de ninguém."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def number(kind, low, high, unit):
+    """Cria o type= de uma opção: um número (kind = int ou float) de low a high, ou uma linha de erro."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:  # NaN também cai aqui
+            raise argparse.ArgumentTypeError(f"{text!r} não serve: use {unit} de {low} a {high}")
+        return value
+    return parse
+
+
+def run(build_parser, action, argv=None):
+    """Lê a linha de comando, roda action(args) e devolve o estado de saída: 0, 1 ou 130 (o argparse sai com 2)."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="replace")  # saída cp1252 ou ascii: o acento se perde, o programa não
+    try:
+        status = action(build_parser().parse_args(argv))
+        print(end="", flush=True)  # um cano fechado aparece aqui, e não na saída do interpretador
+        return status or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head -1` já foi embora: nada mais a escrever, nem na hora de sair
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Failure, OSError) as error:
+        print(f"{os.path.basename(sys.argv[0])}: erro: {error}", file=sys.stderr)
+        return 1
+# --- fim do bloco comum: casa ---
+
+
+# --- bloco comum: endereço ---
+def host_name(text):
+    """Endereço IPv4 ou IPv6, ou nome de máquina; um número sozinho é uma porta fora do lugar."""
+    if text.isdigit():
+        prog = os.path.basename(sys.argv[0])
+        raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: ./{prog} 127.0.0.1 {text}")
+    return text
+
+
+port_number = number(int, 0, 65535, "uma porta")
+# --- fim do bloco comum: endereço ---
+
+
+# --- bloco comum: escuta ---
+def explain_bind(error, host, port):
+    """Por que não dá para escutar em host:port, e o que digitar em seguida."""
+    prog = os.path.basename(sys.argv[0])
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
+    if error.errno == errno.EADDRINUSE:
+        return (f"a porta {port} já está em uso em {host}. Quem a usa: ss -lntup 'sport = :{port}'. "
+                f"Outra porta: ./{prog} {host} {port % 65535 + 1}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"a porta {port} é do administrador (abaixo de 1024). Tente outra: ./{prog} {host} {port + 5000}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} não é um endereço desta máquina. Os dela: ip addr. Todos de uma vez: ./{prog} 0.0.0.0 {port}"
+    return f"não foi possível escutar em {host} porta {port}: {error.strerror or error}"
+# --- fim do bloco comum: escuta ---
+
+
+# Protocolos: bytes entram, bytes saem. Nenhum socket daqui até os serviços.
+
+class ProtocolError(ValueError):
+    """O outro lado não respeitou o protocolo; a mensagem é a que se envia a ele."""
+
+
+class LineBuffer:
+    """Junta em linhas os pedaços que o TCP entrega: um recv() não é uma linha, nem mesmo um caractere inteiro.
+
+    Só se decodifica a linha completa, e assim um "ç" partido entre dois pacotes chega certo.
+    """
+    __slots__ = ("pending",)
+
+    def __init__(self):
+        self.pending = b""
+
+    def feed(self, data) -> list:
+        """Devolve as linhas (str, sem o fim) que se completaram; ProtocolError acima de LINE_LIMIT bytes."""
+        *lines, self.pending = (self.pending + data).split(b"\n")
+        if max(map(len, (self.pending, *lines))) > LINE_LIMIT:
+            raise ProtocolError(f"linha com mais de {LINE_LIMIT} bytes")
+        return [line.decode("utf-8", "replace").rstrip("\r") for line in lines]
+
+
+def parse_command(line: str) -> tuple:
+    """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
+    if not line.startswith("/"):
+        return "", line
+    name, _, rest = line[1:].partition(" ")
+    return name.lower(), rest.strip()
+
+
+def valid_nick(nick: str) -> str:
+    """Devolve o apelido, se serve; ProtocolError se não."""
+    if not 1 <= len(nick) <= NICK_LIMIT or not nick.isprintable() or " " in nick or nick.startswith("/"):
+        raise ProtocolError(f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços")
+    return nick
+
+
+HEAD_END = re.compile(rb"\r?\n\r?\n")  # RFC 9112, 2.2: quem recebe pode aceitar LF no lugar de CRLF
+REQUEST_LINE = re.compile(r"([!#-'*+.^_`|~\w-]+) (\S+) HTTP/1\.[01]", re.ASCII)
+HEADER = re.compile(r"([!#-'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
+REASONS = {200: "OK", 400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+STYLE = "body{font:1em sans-serif;margin:2em}td{padding:.2em 1em .2em 0;font:1em monospace}td+td{word-break:break-all}"
+
+
+def parse_request(head: bytes) -> tuple:
+    """Cabeçalho de um pedido (RFC 9112, 3) -> (método, alvo, [(nome, valor), ...]); ProtocolError se não é HTTP."""
+    first, *rest = head.decode("latin-1").replace("\r\n", "\n").split("\n")
+    request, headers = REQUEST_LINE.fullmatch(first), [HEADER.fullmatch(line) for line in rest]
+    if not request or not all(headers):
+        raise ProtocolError("isto não é um pedido HTTP/1.1")
+    return request[1], request[2], [(header[1], header[2]) for header in headers]
+
+
+def http_response(status: int, title: str, body: str) -> bytes:
+    """Resposta completa. O CSP proíbe ao navegador executar ou buscar o que for, mesmo se um escape nos escapasse."""
+    page = (f"<!doctype html>\n<html lang=pt-BR>\n<meta charset=utf-8>\n<title>{title}</title>\n"
+            f"<style>{STYLE}</style>\n<h1>{title}</h1>\n{body}\n</html>\n").encode()
+    head = (f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: text/html; charset=utf-8\r\n"
+            f"Content-Length: {len(page)}\r\nConnection: close\r\nX-Content-Type-Options: nosniff\r\n"
+            "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n\r\n")
+    return head.encode("ascii") + page
+
+
+# Serviços: o que fazer com os bytes de um cliente.
+
+class Service:
+    """O que um motor chama. `client` tem name, send(data), close(last) e session, que é do serviço."""
+    shared = False  # True: um cliente escreve a outro, e ninguém pode ficar preso no send() de quem não lê
+    tell = print  # o motor põe aqui o que mostra uma linha no terminal do servidor
+
+    def on_connect(self, client):
+        """Chegou alguém."""
+
+    def on_data(self, client, data):
+        """Chegaram bytes (bytes ou memoryview, que só valem durante a chamada)."""
+
+    def on_timeout(self, client, why):
+        """Passou do prazo. Quem tem o que dizer diz, e fecha; o eco não teria como."""
+        client.drop()
+
+    def on_close(self, client):
+        """Não virá mais nada: acabou, caiu ou foi desligado."""
+
+
+class Echo(Service):
+    """Devolve cada byte (RFC 862)."""
+
+    def on_data(self, client, data):
+        client.send(data)
+
+
+class Chat(Service):
+    """Uma sala: o que um diz, todos leem. Linhas de texto em UTF-8, boas de usar com nc e telnet."""
+    shared = True
+    HELP = ("* /nick NOME       muda o seu apelido\n* /quem            diz quem está na sala\n"
+            "* /msg NOME texto  fala só com um\n* /sair            vai embora\n* /ajuda           mostra isto\n")
+
+    def __init__(self):
+        self.room, self.visitors = {}, 0  # apelido em minúsculas -> cliente
+        self.lock = threading.RLock()  # no motor de threads, muitos chegam aqui ao mesmo tempo
+
+    def on_connect(self, client):
+        with self.lock:
+            self.visitors += 1
+            nick = f"visitante{self.visitors}"
+            client.session = nick, LineBuffer()
+            self.room[nick.casefold()] = client
+            client.send(f"* bem-vindo à sala, {nick}. /ajuda mostra os comandos\n".encode())
+            self.announce(f"* {nick} entrou", client)
+
+    def on_data(self, client, data):
+        with self.lock:
+            lines = client.session[1]
+            try:
+                for line in lines.feed(data):
+                    if not client.closing:  # o que vem depois de um /sair já não conta
+                        self.obey(client, *parse_command(line))
+            except ProtocolError as error:
+                self.leave(client, f"* erro: {error}; até logo\n")
+            if not client.closing:  # o prazo é da linha: começa no primeiro byte dela, e os seguintes não o renovam
+                client.deadline = (client.deadline or time.monotonic() + LINE_TIMEOUT_S) if lines.pending else None
+
+    def on_timeout(self, client, why):
+        with self.lock:
+            self.leave(client, f"* erro: {why}; até logo\n")
+
+    def on_close(self, client):
+        with self.lock:
+            if not client.closing and client.session[1].pending:
+                self.on_data(client, b"\n")  # a última linha, de quem se foi sem terminá-la
+            self.leave(client)
+
+    def leave(self, client, last=""):
+        key = client.session[0].casefold()
+        if self.room.get(key) is client:
+            del self.room[key]
+            self.announce(f"* {client.session[0]} saiu")
+            client.close(last.encode())
+
+    def announce(self, text, sender=None):
+        """Mostra no terminal do servidor e envia a todos, menos a quem disse."""
+        self.tell(text)
+        for client in list(self.room.values()):
+            if client is not sender:
+                client.send(f"{text}\n".encode())
+
+    def obey(self, client, command, text):
+        """Faz o que a linha pede. Texto que veio da rede só segue viagem escapado."""
+        nick = client.session[0]
+        if command == "nick":
+            self.rename(client, text)
+        elif command == "quem":
+            client.send(f"* na sala: {', '.join(sorted(other.session[0] for other in self.room.values()))}\n".encode())
+        elif command == "msg":
+            to, _, text = text.partition(" ")
+            target = self.room.get(to.casefold(), client)
+            target.send(f"<{nick} em particular> {escape(text)}\n".encode() if target is not client else
+                        f"* erro: não há outro {escape(to)!r} na sala\n".encode())
+        elif command == "sair":
+            self.leave(client, "* até logo\n")
+        elif command:
+            unknown = "" if command == "ajuda" else f"* não conheço /{escape(command)}\n"
+            client.send((unknown + self.HELP).encode())
+        elif text:
+            self.announce(f"<{nick}> {escape(text)}", client)
+
+    def rename(self, client, wanted):
+        nick, lines = client.session
+        try:
+            if self.room.get(valid_nick(wanted).casefold(), client) is not client:
+                raise ProtocolError(f"{wanted} já está na sala; escolha outro apelido")
+        except ProtocolError as error:
+            return client.send(f"* erro: {error}\n".encode())
+        del self.room[nick.casefold()]
+        self.room[wanted.casefold()], client.session = client, (wanted, lines)
+        client.send(f"* agora você é {wanted}\n".encode())
+        self.announce(f"* {nick} agora é {wanted}", client)
+
+
+class Http(Service):
+    """Responde a um navegador com uma página que mostra o pedido que ele fez, cabeçalho por cabeçalho.
+
+    Simplificação: o corpo de um POST é ignorado, e cada conexão serve a um pedido só (Connection: close).
+    """
+
+    def on_connect(self, client):
+        client.session, client.deadline = bytearray(), time.monotonic() + HEADER_TIMEOUT_S
+
+    def on_data(self, client, data):
+        client.session += data
+        head, end = bytes(client.session), HEAD_END.search(client.session)
+        if (end.start() if end else len(head)) > HEADER_LIMIT:
+            return self.answer(client, 431, "Cabeçalho grande demais", f"<p>O limite é de {HEADER_LIMIT} bytes.")
+        try:
+            if end:
+                self.show(client, *parse_request(head[:end.start()]))
+            elif b"\n" in head:
+                parse_request(head.splitlines()[0])  # quem não fala HTTP sabe disso já na primeira linha
+        except ProtocolError as error:
+            self.answer(client, 400, "Pedido inválido", f"<p>{error}")
+
+    def on_timeout(self, client, why):
+        self.answer(client, 408, "Tempo esgotado", f"<p>{why}")
+
+    def show(self, client, method, target, headers):
+        rows = "".join(f"<tr><td>{html.escape(name)}<td>{html.escape(escape(value))}\n" for name, value in headers)
+        self.tell(f"{client.name} {method} {escape(target)}")
+        self.answer(client, 200, "O pedido que o seu navegador fez",
+                    f"<p><code>{html.escape(f'{method} {escape(target)}')}</code>, de {html.escape(client.name)}\n"
+                    f"<table>\n{rows}</table>", with_body=method != "HEAD")
+
+    def answer(self, client, status, title, body, with_body=True):
+        head, blank, page = http_response(status, title, body).partition(b"\r\n\r\n")
+        client.close(head + blank + page * with_body)
+
+
+# Motores: como esperar por muitos clientes.
+
+class Client:
+    """Um cliente, como os serviços o veem; cada motor completa com o seu jeito de enviar e de se despedir."""
+    __slots__ = ("sock", "name", "session", "seen", "quiet_since", "deadline", "closing")
+
+    def __init__(self, sock, name):
+        self.sock, self.name, self.session = sock, name, None
+        self.seen, self.quiet_since, self.deadline = True, 0.0, None  # ver Engine.sweep
+        self.closing = False  # já nos despedimos: o que ele ainda enviar é jogado fora
+
+    def say_goodbye(self):
+        """Daqui, o prazo é para ele fechar também: fechar antes dele faria do que ainda está chegando um RST, que
+        apaga no caminho as nossas últimas palavras."""
+        self.closing, self.deadline = True, time.monotonic() + LINGER_S
+
+    def drop(self):
+        """Desliga já. Quem está num recv() ou send() deste socket acorda, e fecha por onde sempre fecha."""
+        self.closing = True
+        with contextlib.suppress(OSError):  # ENOTCONN ou EBADF: já tinha caído
+            getattr(self.sock, "raw", self.sock).shutdown(socket.SHUT_RDWR)
+
+
+class Engine:
+    """O que os dois motores têm em comum: aceitar, contar lugares, conferir prazos, parar."""
+
+    def __init__(self, listener, service, args):
+        self.listener, self.service, self.args = listener, service, args
+        self.clients, self.stopping, self.next_sweep, self.full_until = set(), False, 0.0, 0.0
+        self.wake_r, self.wake_w = socket.socketpair()  # um byte aqui tira o motor da sua espera
+        for sock in (listener, self.wake_r, self.wake_w):
+            sock.setblocking(False)
+        service.tell = self.tell
+        if args.verbose:
+            service.on_data = functools.partial(self.trace, service.on_data)
+
+    def tell(self, text):
+        """Mostra na saída padrão; se ninguém mais a lê (`| head -1`), é hora de parar."""
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            self.stop()
+
+    def log(self, text):
+        if self.args.verbose:
+            print(text + "\n", end="", file=sys.stderr, flush=True)  # num só write(): duas threads não se misturam
+
+    def trace(self, on_data, client, data):
+        self.log(f"<- {client.name} {len(data)} B {bytes(data[:60])!r}{'...' if len(data) > 60 else ''}")
+        on_data(client, data)
+
+    def stop(self, *_):
+        """Para o motor: é o tratador de SIGINT e SIGTERM, e pode ser chamado de qualquer thread."""
+        self.stopping = True
+        self.wake()
+
+    def wake(self):
+        with contextlib.suppress(OSError):  # já há avisos demais, ou o motor já fechou: não é preciso outro
+            self.wake_w.send(b"\0")
+
+    def has_room(self):
+        """Sem lugar ninguém chama accept(), e quem chega espera na fila do kernel, sem recusa e sem gastar CPU."""
+        return len(self.clients) < self.args.max_clientes and time.monotonic() >= self.full_until
+
+    def accept_waiting(self):
+        """Aceita quem está na fila, enquanto houver lugar."""
+        while self.has_room():
+            try:
+                sock, (host, port, *_) = self.listener.accept()
+            except BlockingIOError:
+                return  # a fila acabou
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self.full_until = time.monotonic() + TICK_S  # insistir já seria girar à toa
+                continue  # os outros (ECONNABORTED): esse desistiu na fila
+            name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            if is_allowed(host, self.args.permitir):
+                self.log(f"+ {name} conectou ({len(self.clients) + 1})")
+                if self.service.shared:  # sem isto o kernel guardaria mais alguns MiB para cada um que não lê
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, OUTBOX_BYTES)
+                self.admit(sock, name)
+            else:
+                self.log(f"! {name} recusado: fora das redes de --permitir")
+                sock.close()
+
+    def sweep(self):
+        """Uma vez por TICK_S, desliga quem passou do prazo. A cada mensagem só se levanta a bandeira `seen`, que é mais
+        barata do que ler o relógio; levantada, diz que o cliente falou desde a última volta."""
+        now = time.monotonic()
+        if now < self.next_sweep:
+            return
+        self.next_sweep = now + TICK_S
+        for client in list(self.clients):
+            if client.seen:
+                client.seen, client.quiet_since = False, now
+            late = client.deadline and now > client.deadline
+            if late or self.args.ocioso and now - client.quiet_since > self.args.ocioso:
+                self.log(f"! {client.name} passou do prazo")
+                if client.closing or client.session is None:
+                    client.drop()
+                else:
+                    self.service.on_timeout(client, "demorou demais" if late else "silêncio demais")
+
+    def close(self):
+        for sock in (self.listener, self.wake_r, self.wake_w):
+            sock.close()
+
+
+class ThreadClient(Client):
+    """Envia na hora: send() só volta quando o kernel aceitou tudo, e isso freia quem manda mais do que lê."""
+    __slots__ = ()
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def close(self, last=b""):
+        self.say_goodbye()  # antes do envio: se ele não lê, o prazo nos solta
+        self.sock.sendall(last)
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def finish(self):
+        with contextlib.suppress(OSError):  # já tinha caído
+            self.sock.shutdown(socket.SHUT_WR)
+
+
+class QueuedClient(Client):
+    """Para serviços em que um escreve a outro: cada cliente tem sua fila e sua thread escritora, e só ela espera por
+    ele. Quem enche a própria fila é desligado."""
+    __slots__ = ("outbox", "writer")
+
+    def __init__(self, sock, name):
+        super().__init__(sock, name)
+        self.outbox = queue.Queue(OUTBOX_LINES)
+        self.writer = threading.Thread(target=self.write_all, daemon=True)
+
+    def write_all(self):
+        with contextlib.suppress(OSError):  # caiu: a thread leitora também percebe, e é ela que fecha
+            for data in iter(self.outbox.get, None):  # None: não há mais o que dizer
+                self.sock.sendall(data)
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def send(self, data):
+        try:
+            if not self.closing or data is None:
+                self.outbox.put_nowait(data)
+        except queue.Full:
+            self.drop()
+
+    def close(self, last=b""):
+        self.send(last)
+        if not self.closing:
+            self.say_goodbye()
+        self.send(None)
+
+    def finish(self):
+        self.close()
+        self.writer.join()  # acaba sempre: quando a fila esvazia, ou no prazo da despedida
+
+
+class ThreadEngine(Engine):
+    """Uma thread por cliente: cada uma espera no seu recv(), e a conversa se lê de cima para baixo."""
+
+    def run(self):
+        threading.stack_size(STACK_SIZE)
+        while not self.stopping:
+            ready = select.select([self.wake_r] + [self.listener] * self.has_room(), [], [], TICK_S)[0]
+            if self.wake_r in ready:
+                self.wake_r.recv(CHUNK)
+            self.accept_waiting()
+            self.sweep()
+        for client in list(self.clients):
+            client.drop()
+        deadline = time.monotonic() + STOP_GRACE_S
+        while self.clients and time.monotonic() < deadline:
+            if select.select([self.wake_r], [], [], TICK_S / 10)[0]:
+                self.wake_r.recv(CHUNK)
+
+    def admit(self, sock, name):
+        client = (QueuedClient if self.service.shared else ThreadClient)(sock, name)
+        self.clients.add(client)
+        try:
+            threading.Thread(target=self.converse, args=(client,), daemon=True).start()
+        except RuntimeError:  # o sistema não dá mais threads: este se perde, e os próximos esperam na fila
+            self.args.max_clientes = max(1, len(self.clients) - 1)
+            self.log(f"! {name} desligado: não há threads para mais de {self.args.max_clientes} clientes")
+            self.clients.discard(client)
+            sock.close()
+
+    def converse(self, client):
+        """A vida de um cliente, na sua thread."""
+        raw, why = client.sock, "saiu"
+        try:
+            if self.args.tls:
+                client.sock = TLSStream(raw, self.args.tls, server_side=True)
+            if self.service.shared:
+                client.writer.start()
+            self.service.on_connect(client)
+            try:
+                self.read_all(client, client.sock.recv, self.service.on_data)
+            finally:
+                self.service.on_close(client)
+                client.finish()
+        except OSError as error:
+            why = f"caiu: {error.strerror or error}"
+        except Exception:  # um erro de programação num serviço acaba com este cliente, não com o servidor
+            traceback.print_exc()
+        raw.close()
+        self.clients.discard(client)
+        self.log(f"- {client.name} {why}")
+        if self.stopping or len(self.clients) >= self.args.max_clientes - 1:
+            self.wake()  # abriu-se um lugar; ou era o último, e o motor quer acabar
+
+    def read_all(self, client, recv, on_data):
+        size = FIRST_CHUNK
+        while True:
+            data = recv(size)
+            if not data:
+                return
+            if len(data) == size < CHUNK:
+                size *= 2
+            client.seen = True
+            if not client.closing:
+                on_data(client, data)
+
+
+class EpollClient(Client):
+    """Nunca espera: o que não coube no kernel fica em `outbox` até o epoll dizer que cabe."""
+    __slots__ = ("poller", "recv_into", "write", "outbox", "eof")
+
+    def __init__(self, sock, name, poller):
+        super().__init__(sock, name)
+        self.recv_into, self.write = sock.recv_into, sock.send  # métodos já ligados: uma busca a menos por mensagem
+        self.poller, self.outbox, self.eof = poller, b"", False
+
+    def send(self, data):
+        if not self.outbox:
+            try:
+                sent = self.write(data)  # quase sempre cabe inteiro: não é preciso perguntar antes
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return self.drop()  # caiu; o epoll nos dirá
+            if sent == len(data):
+                return
+            self.outbox, data = bytearray(), data[sent:]
+            self.poller.modify(self.sock, select.EPOLLOUT)  # enquanto não aceitar o que pediu, não se lê mais dele
+        self.outbox += data
+        if len(self.outbox) > OUTBOX_BYTES:
+            self.drop()
+
+    def close(self, last=b""):
+        self.send(last)
+        self.say_goodbye()
+        if not self.outbox:
+            self.finish()
+
+    finish = ThreadClient.finish
+
+
+class EpollEngine(Engine):
+    """Uma thread para todos: o kernel diz quem tem o que ler, ou onde escrever (epoll, sensível ao nível)."""
+
+    def run(self):
+        self.poller, self.by_fd, listening = select.epoll(), {}, True
+        self.buffer = bytearray(CHUNK)  # um só para todos: o que se lê é entregue antes da leitura seguinte
+        self.view = memoryview(self.buffer)
+        for sock in (self.wake_r, self.listener):
+            self.poller.register(sock, select.EPOLLIN)
+        while not self.stopping:
+            if self.dispatch(self.poller.poll(TICK_S)):
+                with contextlib.suppress(BlockingIOError):  # não era o despertador, era a escuta
+                    self.wake_r.recv(CHUNK)
+                self.accept_waiting()  # no fim da volta: um descritor fechado nela não pode já ser de outro
+            self.sweep()
+            if listening != self.has_room():
+                listening = not listening
+                self.poller.modify(self.listener, select.EPOLLIN if listening else 0)
+        for client in self.clients:
+            client.sock.close()
+        self.poller.close()
+
+    def dispatch(self, events):
+        """O caminho quente: atende os eventos dos clientes; True se houve também algum que não é de cliente."""
+        by_fd, buffer, view, on_data = self.by_fd, self.buffer, self.view, self.service.on_data
+        writable, others = select.EPOLLOUT, False
+        for fd, event in events:
+            client = by_fd.get(fd)
+            if client is None:
+                others = True
+                continue
+            try:
+                if event & writable:
+                    self.flush(client)
+                    continue
+                size = client.recv_into(buffer)
+                if not size:
+                    self.hang_up(client, "saiu")
+                    continue
+                client.seen = True
+                if not client.closing:
+                    on_data(client, view[:size])
+            except BlockingIOError:
+                pass  # alarme falso
+            except OSError as error:
+                client.outbox = b""  # o que lhe devíamos já não chega
+                self.hang_up(client, f"caiu: {error.strerror}")
+            except Exception:  # um erro de programação num serviço acaba com este cliente, não com o servidor
+                traceback.print_exc()
+                client.drop()
+        return others
+
+    def admit(self, sock, name):
+        sock.setblocking(False)
+        client = EpollClient(sock, name, self.poller)
+        self.clients.add(client)
+        self.by_fd[sock.fileno()] = client
+        self.poller.register(sock, select.EPOLLIN)
+        self.service.on_connect(client)
+
+    def flush(self, client):
+        """Cabe mais: envia o que estava guardado e, quando acabar, volta a ler."""
+        del client.outbox[:client.write(client.outbox)]
+        client.seen = True
+        if client.outbox:
+            return
+        client.outbox = b""
+        if client.eof:
+            return self.hang_up(client, "saiu")
+        self.poller.modify(client.sock, select.EPOLLIN)
+        if client.closing:
+            client.finish()
+
+    def hang_up(self, client, why):
+        """Ele não enviará mais nada. O que lhe devemos ainda segue (meio-fechamento), e então se fecha."""
+        if not client.eof:
+            client.eof = True
+            self.service.on_close(client)
+        if not client.outbox:
+            self.poller.unregister(client.sock)
+            del self.by_fd[client.sock.fileno()]
+            self.clients.discard(client)
+            client.sock.close()
+            self.log(f"- {client.name} {why}")
+
+
+# Em volta: TLS, endereços, descritores, linha de comando.
+
+# --- bloco comum: tls ---
+class TLSStream:
+    """Uma conexão TLS com recv(), sendall(), shutdown() e close(), para duas threads: uma lê enquanto a outra escreve.
+
+    O OpenSSL quer uma thread por vez em cada sessão. Por isso ele não toca no socket: cifra e decifra em memória, sob
+    uma trava, e toda espera pela rede é fora dela. (É E/S num bloco comum, contra o costume da casa: melhor do que um
+    erro daqui consertado num arquivo só.)
+    """
+
+    def __init__(self, sock, context, **options):
+        self.raw, self.incoming, self.outgoing = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)
+        self.lock, self.writing, self.early = threading.Lock(), threading.Lock(), []
+        deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
+        while self.attempt(self.tls.do_handshake) is NotImplemented:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            self.feed()
+        sock.settimeout(None)
+
+    def attempt(self, operation, *args):
+        """Roda a operação em memória e envia o que ela produziu; NotImplemented se lhe faltam bytes da rede."""
+        try:
+            with self.lock:
+                try:
+                    return operation(*args)
+                except ssl.SSLWantReadError:
+                    return NotImplemented
+                finally:
+                    produced = self.outgoing.pending
+        finally:
+            if produced:  # mesmo num erro: é o alerta que diz ao outro lado por que não deu certo
+                self.sendall(b"")
+
+    def feed(self):
+        data = self.raw.recv(CHUNK)
+        with self.lock:
+            self.incoming.write(data) if data else self.incoming.write_eof()
+
+    def decrypt(self, size):
+        try:
+            return self.tls.read(size)
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # despediu-se (close_notify), ou desligou sem se despedir
+            return b""
+
+    def recv(self, size):
+        while True:
+            data = self.early.pop(0) if self.early else self.attempt(self.decrypt, size)
+            if data is not NotImplemented:
+                return data
+            self.feed()
+
+    def sendall(self, data):
+        with self.writing:  # o que se cifra primeiro tem de sair primeiro
+            with self.lock:
+                if data:
+                    self.tls.write(data)
+                data = self.outgoing.read()
+            self.raw.sendall(data)
+
+    def shutdown(self, how):
+        """Envia o close_notify, que no TLS diz "não enviarei mais nada" (RFC 8446, 6.1); ler, ainda se pode."""
+        with self.lock, contextlib.suppress(ssl.SSLError):
+            while not self.early or self.early[-1]:  # antes, põe a salvo o que já chegou: unwrap() jogaria fora
+                self.early.append(self.decrypt(CHUNK))
+        with self.lock, contextlib.suppress(ssl.SSLError):  # WANT_READ: o dele ainda não veio, mas o nosso já vai
+            self.tls.unwrap()
+        self.sendall(b"")
+
+    def close(self):
+        self.raw.close()
+# --- fim do bloco comum: tls ---
+
+def is_allowed(host, networks):
+    """O endereço pertence a uma das redes (nenhuma: todas)? Um IPv4 chega a um socket IPv6 como ::ffff:1.2.3.4."""
+    if not networks:
+        return True
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return any(ip in network for network in networks)
+
+
+def outside_addresses(family):
+    """Por onde outra máquina chega a esta. O connect() de UDP não envia nada: só pergunta a rota ao kernel."""
+    for probe_family, probe in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):  # RFC 5737 e 3849
+        if family in (probe_family, socket.AF_INET6):
+            with contextlib.suppress(OSError), socket.socket(probe_family, socket.SOCK_DGRAM) as sock:
+                sock.connect((probe, 9))
+                yield sock.getsockname()[0]
+
+
+def inherited_listener():
+    """O socket que o systemd já abriu (sd_listen_fds(3): LISTEN_PID, LISTEN_FDS, descritor 3), ou None."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS", "0") == "0":
+        return None
+    try:
+        sock = socket.socket(fileno=3)
+        if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return sock
+    except OSError:
+        pass  # o descritor 3 não existe, ou não é um socket: a frase é a mesma
+    raise Failure("LISTEN_FDS promete um socket TCP à escuta no descritor 3, e não é o que há lá. "
+                  "Na unidade .socket do systemd: ListenStream=5050")
+
+
+def open_listener(host, port):
+    """socket(), bind() e listen(). Com `::` atende IPv6 e IPv4 no mesmo socket."""
+    sock = None
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, proto)
+        if os.name == "posix":  # reabrir logo, apesar do TIME_WAIT; no Windows, esta opção deixaria roubar a porta
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        return sock
+    except (OSError, UnicodeError) as error:
+        if sock:
+            sock.close()
+        raise Failure(explain_bind(error, host, port))
+
+
+def raise_fd_limit():
+    """Sobe o limite de descritores até onde deixam, e devolve quantos clientes cabem nele."""
+    try:
+        import resource  # só no Unix
+    except ImportError:
+        return BACKLOG
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # o macOS anuncia um limite que não deixa pedir
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return max(1, soft - FD_RESERVE)
+
+
+def tls_context(args):
+    """Contexto TLS 1.2 ou mais novo a partir de --certificado, --chave e --ca-clientes; None sem eles."""
+    files = [name for name in (args.certificado, args.chave, args.ca_clientes) if name]
+    if not files:
+        return None
+    if not args.certificado:
+        raise Failure("--chave e --ca-clientes só valem junto de --certificado")
+    if args.motor == "epoll":
+        raise Failure("TLS só com --motor threads: no epoll, o aperto de mão de um cliente pararia os outros")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(args.certificado, args.chave)
+        if args.ca_clientes:
+            context.load_verify_locations(args.ca_clientes)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise Failure(f"não consigo usar {', '.join(files)}: {error.strerror or error}. O README mostra como criá-los")
+    return context
+
+
+def network(text):
+    """type= de uma rede em notação CIDR: 192.168.1.0/24, fe80::/10, ou um endereço só."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} não é uma rede: use, por exemplo, 192.168.1.0/24")
+
+
+def build_parser():
+    parser = Parser(description="Servidor TCP: eco, chat e HTTP.", epilog="Em outro terminal: ./cliente.py")
+    parser.add_argument("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
+                        help="onde escutar: IPv4, IPv6 ou nome; :: é todo lugar (padrão: %(default)s)")
+    parser.add_argument("porta", nargs="?", default=5050, type=port_number, metavar="PORTA",
+                        help="0 pede uma livre ao sistema (padrão: %(default)s)")
+    parser.add_argument("--modo", choices=("eco", "chat", "http"), default="eco", help="o serviço (padrão: eco)")
+    parser.add_argument("--motor", choices=("threads", "epoll"), default="threads",
+                        help="uma thread por cliente, ou uma para todos, no Linux (padrão: threads)")
+    parser.add_argument("--max-clientes", type=number(int, 1, 10**6, "um número"), default=10**6, metavar="N",
+                        help="os que passam disso esperam na fila (padrão: o que os descritores permitem)")
+    parser.add_argument("--ocioso", type=number(float, 0, 10**6, "segundos"), default=0, metavar="S",
+                        help="desliga quem passa S segundos calado (padrão: 0, nunca)")
+    parser.add_argument("--permitir", type=network, action="append", metavar="REDE",
+                        help="só atende esta rede, como 192.168.1.0/24; pode repetir")
+    parser.add_argument("--certificado", metavar="ARQUIVO", help="liga o TLS, com este certificado (PEM)")
+    parser.add_argument("--chave", metavar="ARQUIVO", help="a chave dele, se não está no mesmo arquivo")
+    parser.add_argument("--ca-clientes", metavar="ARQUIVO", help="exige dos clientes um certificado desta autoridade")
+    parser.add_argument("--verbose", action="store_true", help="conta em stderr cada conexão e o que chega por ela")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    return parser
+
+
+def announce(sock, args):
+    """A primeira linha diz onde escuta; a outra, em stderr, como chegar aqui."""
+    host, port = sock.getsockname()[:2]
+    print(f"escutando em {host} porta {port}", flush=True)
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    reach = list(outside_addresses(sock.family)) if ip.is_unspecified else [host]
+    ways = [f"./cliente.py {ip} {port}" for ip in reach]
+    hint = f"só esta máquina chega aqui; para abrir à rede: ./servidor.py :: {port}" if ip.is_loopback else \
+        "de outra máquina: " + ("\n              ou: ".join(ways) or "veja o endereço desta com ip addr")
+    print(f"modo {args.modo}, motor {args.motor}\n{hint}", file=sys.stderr, flush=True)
+
+
+def serve(args):
+    if args.motor == "epoll" and not hasattr(select, "epoll"):
+        raise Failure("--motor epoll só existe no Linux. Aqui: ./servidor.py --motor threads")
+    args.tls = tls_context(args)
+    args.max_clientes = min(args.max_clientes, raise_fd_limit())
+    listener = inherited_listener() or open_listener(args.endereco, args.porta)
+    service = {"eco": Echo, "chat": Chat, "http": Http}[args.modo]()
+    engine = {"threads": ThreadEngine, "epoll": EpollEngine}[args.motor](listener, service, args)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, engine.stop)
+    try:
+        announce(listener, args)
+        engine.run()
+    finally:
+        engine.close()
+
+
+def main(argv=None):
+    return run(build_parser, serve, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
