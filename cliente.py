@@ -155,7 +155,7 @@ class TLSStream:
 
     def recv(self, size):
         while True:
-            data = self.early.pop(0) if self.early else self.attempt(self.decrypt, size)
+            data = self.attempt(lambda: self.early.pop(0) if self.early else self.decrypt(size))
             if data is not NotImplemented:
                 return data
             self.feed()
@@ -323,9 +323,9 @@ class Sender(threading.Thread):
     def run(self):
         try:
             for data in self.chunks:
-                self.sock.sendall(data)
                 if self.server_left:
-                    raise BrokenPipeError(errno.EPIPE, "o servidor fechou antes do fim da entrada")
+                    raise BrokenPipeError(errno.EPIPE, "a entrada ainda não tinha acabado")
+                self.sock.sendall(data)
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             self.lost = error
@@ -340,11 +340,22 @@ def read_pipe(fd=0):
         yield data
 
 
+def write_pipe(data):
+    if sys.stdout is not None:  # None: nasceu sem saída (`>&-`)
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def is_terminal(stream):
+    return stream is not None and stream.isatty()
+
+
 class Terminal:
     """Teclado e tela: uma linha sendo digitada, e o que chega aparece acima dela sem rasgá-la."""
 
     def __init__(self):
         self.typing = False
+        sys.stdin.reconfigure(errors="surrogateescape")  # o que se digita segue como veio, seja qual for a codificação
         with contextlib.suppress(ImportError):  # sem readline (Windows) o console já edita linhas
             import readline
             self.readline = readline
@@ -405,17 +416,17 @@ def converse(sock, chunks, show):
     for data in receive(sock):
         show(data)
     sender.server_left = True
-    sender.join(0 if sys.stdin is not None and sys.stdin.isatty() else LAST_WORDS_S)
+    sender.join(0 if is_terminal(sys.stdin) else LAST_WORDS_S)
     if sender.lost:
         raise Failure(f"o servidor fechou a conexão antes de receber tudo ({sender.lost.strerror})")
     if sender.is_alive():  # ainda à espera do teclado, ou do cano
-        print("\n" * sys.stderr.isatty() + "o servidor fechou a conexão", file=sys.stderr)
+        print("\n" * is_terminal(sys.stderr) + "o servidor fechou a conexão", file=sys.stderr)
 
 
 def talk(sock, args):
     """Escolhe entrada e saída: terminal, cano ou --mensagem."""
     first = [f"/nick {args.apelido}\n".encode()] if args.apelido else []
-    typing = args.mensagem is None and sys.stdin is not None and sys.stdin.isatty()
+    typing = args.mensagem is None and is_terminal(sys.stdin) and is_terminal(sys.stdout)
     terminal = Terminal() if typing else None
     chunks = terminal.read_lines() if typing else read_pipe()
     if args.mensagem is not None:
@@ -423,9 +434,8 @@ def talk(sock, args):
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def show(data):
-        if not sys.stdout.isatty():
-            sys.stdout.buffer.write(data)  # um cano recebe os bytes como vieram
-            return sys.stdout.buffer.flush()
+        if not is_terminal(sys.stdout):
+            return write_pipe(data)  # um cano recebe os bytes como vieram
         text = show_text(decoder.decode(data))
         terminal.show(text) if terminal else print(text, end="", flush=True)
 
@@ -525,7 +535,7 @@ class Meter:
             self.start(probe, time.perf_counter_ns())
         while time.perf_counter() < end and self.dropped < len(self.probes):
             self.turn(min(TICK_S, PROGRESS_S), True)
-            if sys.stderr.isatty() and time.perf_counter() > next_report:
+            if is_terminal(sys.stderr) and time.perf_counter() > next_report:
                 next_report += PROGRESS_S
                 spent = time.perf_counter() - begin
                 print(f"\r\x1b[K{spent:5.1f} s  {self.histogram.total / spent:,.0f} idas e voltas/s", end="",
@@ -550,7 +560,7 @@ def measure(args):
         spent, done = meter.run()
     finally:
         meter.close()
-        print("\r\x1b[K" if sys.stderr.isatty() else "", end="", file=sys.stderr, flush=True)
+        print("\r\x1b[K" if is_terminal(sys.stderr) else "", end="", file=sys.stderr, flush=True)
     histogram = meter.histogram
     p50, p99, p999 = (show_time(histogram.percentile(q) * 1000) for q in (0.5, 0.99, 0.999))
     print(f"{args.conexoes} conexões, mensagens de {args.tamanho} B, {spent:.1f} s, cada byte conferido")

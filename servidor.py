@@ -20,7 +20,7 @@ Duas ideias, cada uma no seu lugar:
     um serviço diz o que fazer com os bytes       Echo, Chat, Http
     um motor diz como esperar por muita gente     ThreadEngine, EpollEngine
 
-Qualquer serviço roda em qualquer motor. Um serviço novo são três métodos, e só eles:
+Qualquer serviço roda em qualquer motor, e um serviço novo são poucas linhas:
 
     class Upper(Service):
         def on_data(self, client, data):
@@ -35,6 +35,7 @@ import errno
 import functools
 import html
 import ipaddress
+import itertools
 import os
 import queue
 import re
@@ -57,7 +58,7 @@ FD_RESERVE = 16  # descritores que não são de clientes: terminal, escuta, epol
 HANDSHAKE_TIMEOUT_S = 5  # um cliente TLS mudo não pode guardar um lugar
 LINGER_S = 5  # depois da despedida, quanto se espera o outro fechar; fechar antes dele perderia a despedida (RST)
 OUTBOX_BYTES = 256 * 1024  # o que um cliente pode deixar de ler antes de ser desligado
-OUTBOX_LINES = 256  # o mesmo limite no motor de threads, contado em mensagens de chat
+CONSOLE_LINES = 1000  # linhas à espera de um terminal parado (Ctrl+S); as que passam disso se perdem
 LINE_LIMIT = 1024  # bytes de uma linha de chat
 LINE_TIMEOUT_S = 30  # uma linha começada tem de acabar: um byte por segundo não guarda um lugar para sempre
 NICK_LIMIT = 20  # caracteres
@@ -217,7 +218,7 @@ def http_response(status: int, title: str, body: str) -> bytes:
 class Service:
     """O que um motor chama. `client` tem name, send(data), close(last) e session, que é do serviço."""
     shared = False  # True: um cliente escreve a outro, e ninguém pode ficar preso no send() de quem não lê
-    tell = print  # o motor põe aqui o que mostra uma linha no terminal do servidor
+    tell = print  # serve() põe aqui o que mostra uma linha no terminal do servidor
 
     def on_connect(self, client):
         """Chegou alguém."""
@@ -247,15 +248,14 @@ class Chat(Service):
             "* /msg NOME texto  fala só com um\n* /sair            vai embora\n* /ajuda           mostra isto\n")
 
     def __init__(self):
-        self.room, self.visitors = {}, 0  # apelido em minúsculas -> cliente
+        self.room = {}  # apelido em minúsculas -> cliente
         self.lock = threading.RLock()  # no motor de threads, muitos chegam aqui ao mesmo tempo
 
     def on_connect(self, client):
         with self.lock:
-            self.visitors += 1
-            nick = f"visitante{self.visitors}"
+            nick = next(nick for nick in map("visitante{}".format, itertools.count(1)) if nick not in self.room)
             client.session = nick, LineBuffer()
-            self.room[nick.casefold()] = client
+            self.room[nick] = client
             client.send(f"* bem-vindo à sala, {nick}. /ajuda mostra os comandos\n".encode())
             self.announce(f"* {nick} entrou", client)
 
@@ -394,19 +394,12 @@ class Engine:
     def __init__(self, listener, service, args):
         self.listener, self.service, self.args = listener, service, args
         self.clients, self.stopping, self.next_sweep, self.full_until = set(), False, 0.0, 0.0
+        self.chunk = FIRST_CHUNK if service.shared else CHUNK  # quem cola mil linhas na sala fala aos poucos, e cede a vez
         self.wake_r, self.wake_w = socket.socketpair()  # um byte aqui tira o motor da sua espera
         for sock in (listener, self.wake_r, self.wake_w):
             sock.setblocking(False)
-        service.tell = self.tell
         if args.verbose:
             service.on_data = functools.partial(self.trace, service.on_data)
-
-    def tell(self, text):
-        """Mostra na saída padrão; se ninguém mais a lê (`| head -1`), é hora de parar."""
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:
-            self.stop()
 
     def log(self, text):
         if self.args.verbose:
@@ -415,6 +408,16 @@ class Engine:
     def trace(self, on_data, client, data):
         self.log(f"<- {client.name} {len(data)} B {bytes(data[:60])!r}{'...' if len(data) > 60 else ''}")
         on_data(client, data)
+
+    def guarded(self, client, call, *args):
+        """Chama o serviço: um erro ali, de rede ou de programação, acaba com este cliente, e não com o servidor."""
+        try:
+            call(client, *args)
+        except OSError:
+            client.drop()  # caiu
+        except Exception:
+            traceback.print_exc()
+            client.drop()
 
     def stop(self, *_):
         """Para o motor: é o tratador de SIGINT e SIGTERM, e pode ser chamado de qualquer thread."""
@@ -466,7 +469,7 @@ class Engine:
                 if client.closing or client.session is None:
                     client.drop()
                 else:
-                    self.service.on_timeout(client, "demorou demais" if late else "silêncio demais")
+                    self.guarded(client, self.service.on_timeout, "demorou demais" if late else "silêncio demais")
 
     def close(self):
         for sock in (self.listener, self.wake_r, self.wake_w):
@@ -491,37 +494,43 @@ class ThreadClient(Client):
 
 
 class QueuedClient(Client):
-    """Para serviços em que um escreve a outro: cada cliente tem sua fila e sua thread escritora, e só ela espera por
-    ele. Quem enche a própria fila é desligado."""
-    __slots__ = ("outbox", "writer")
+    """Para serviços em que um escreve a outro: cada cliente tem sua caixa de saída e sua thread escritora, e só ela
+    espera por ele. Quem enche a própria caixa é desligado."""
+    __slots__ = ("outbox", "ready", "ended", "writer")
 
     def __init__(self, sock, name):
         super().__init__(sock, name)
-        self.outbox = queue.Queue(OUTBOX_LINES)
+        self.outbox, self.ready, self.ended = bytearray(), threading.Condition(), False
         self.writer = threading.Thread(target=self.write_all, daemon=True)
 
     def write_all(self):
         with contextlib.suppress(OSError):  # caiu: a thread leitora também percebe, e é ela que fecha
-            for data in iter(self.outbox.get, None):  # None: não há mais o que dizer
+            while not self.ended or self.outbox:
+                with self.ready:
+                    self.ready.wait_for(lambda: self.outbox or self.ended)
+                    data, self.outbox = self.outbox, bytearray()  # tudo de uma vez: uma linha por vez não dá vazão
                 self.sock.sendall(data)
             self.sock.shutdown(socket.SHUT_WR)
 
     def send(self, data):
-        try:
-            if not self.closing or data is None:
-                self.outbox.put_nowait(data)
-        except queue.Full:
-            self.drop()
+        if not self.closing:
+            with self.ready:
+                self.outbox += data
+                self.ready.notify()
+            if len(self.outbox) > OUTBOX_BYTES:
+                self.drop()
 
     def close(self, last=b""):
         self.send(last)
         if not self.closing:
             self.say_goodbye()
-        self.send(None)
+        with self.ready:
+            self.ended = True  # a escritora envia o que falta e termina
+            self.ready.notify()
 
     def finish(self):
         self.close()
-        self.writer.join()  # acaba sempre: quando a fila esvazia, ou no prazo da despedida
+        self.writer.join()  # acaba sempre: quando a caixa esvazia, ou no prazo da despedida
 
 
 class ThreadEngine(Engine):
@@ -546,11 +555,15 @@ class ThreadEngine(Engine):
         client = (QueuedClient if self.service.shared else ThreadClient)(sock, name)
         self.clients.add(client)
         try:
+            if self.service.shared:
+                client.writer.start()
             threading.Thread(target=self.converse, args=(client,), daemon=True).start()
         except RuntimeError:  # o sistema não dá mais threads: este se perde, e os próximos esperam na fila
             self.args.max_clientes = max(1, len(self.clients) - 1)
             self.log(f"! {name} desligado: não há threads para mais de {self.args.max_clientes} clientes")
             self.clients.discard(client)
+            client.drop()
+            client.finish()
             sock.close()
 
     def converse(self, client):
@@ -559,18 +572,16 @@ class ThreadEngine(Engine):
         try:
             if self.args.tls:
                 client.sock = TLSStream(raw, self.args.tls, server_side=True)
-            if self.service.shared:
-                client.writer.start()
             self.service.on_connect(client)
             try:
                 self.read_all(client, client.sock.recv, self.service.on_data)
             finally:
                 self.service.on_close(client)
-                client.finish()
         except OSError as error:
             why = f"caiu: {error.strerror or error}"
         except Exception:  # um erro de programação num serviço acaba com este cliente, não com o servidor
             traceback.print_exc()
+        client.finish()
         raw.close()
         self.clients.discard(client)
         self.log(f"- {client.name} {why}")
@@ -583,7 +594,7 @@ class ThreadEngine(Engine):
             data = recv(size)
             if not data:
                 return
-            if len(data) == size < CHUNK:
+            if len(data) == size < self.chunk:
                 size *= 2
             client.seen = True
             if not client.closing:
@@ -611,7 +622,8 @@ class EpollClient(Client):
                 return
             self.outbox, data = bytearray(), data[sent:]
             self.poller.modify(self.sock, select.EPOLLOUT)  # enquanto não aceitar o que pediu, não se lê mais dele
-        self.outbox += data
+        if not self.closing:
+            self.outbox += data
         if len(self.outbox) > OUTBOX_BYTES:
             self.drop()
 
@@ -629,7 +641,7 @@ class EpollEngine(Engine):
 
     def run(self):
         self.poller, self.by_fd, listening = select.epoll(), {}, True
-        self.buffer = bytearray(CHUNK)  # um só para todos: o que se lê é entregue antes da leitura seguinte
+        self.buffer = bytearray(self.chunk)  # um só para todos: o que se lê é entregue antes da leitura seguinte
         self.view = memoryview(self.buffer)
         for sock in (self.wake_r, self.listener):
             self.poller.register(sock, select.EPOLLIN)
@@ -682,7 +694,7 @@ class EpollEngine(Engine):
         self.clients.add(client)
         self.by_fd[sock.fileno()] = client
         self.poller.register(sock, select.EPOLLIN)
-        self.service.on_connect(client)
+        self.guarded(client, self.service.on_connect)
 
     def flush(self, client):
         """Cabe mais: envia o que estava guardado e, quando acabar, volta a ler."""
@@ -701,7 +713,7 @@ class EpollEngine(Engine):
         """Ele não enviará mais nada. O que lhe devemos ainda segue (meio-fechamento), e então se fecha."""
         if not client.eof:
             client.eof = True
-            self.service.on_close(client)
+            self.guarded(client, self.service.on_close)
         if not client.outbox:
             self.poller.unregister(client.sock)
             del self.by_fd[client.sock.fileno()]
@@ -758,7 +770,7 @@ class TLSStream:
 
     def recv(self, size):
         while True:
-            data = self.early.pop(0) if self.early else self.attempt(self.decrypt, size)
+            data = self.attempt(lambda: self.early.pop(0) if self.early else self.decrypt(size))
             if data is not NotImplemented:
                 return data
             self.feed()
@@ -784,6 +796,33 @@ class TLSStream:
         self.raw.close()
 # --- fim do bloco comum: tls ---
 
+class Console:
+    """O terminal do servidor: uma fila, e uma thread que escreve. Um terminal parado (Ctrl+S) não pode parar a sala."""
+
+    def __init__(self, on_broken):
+        self.lines, self.on_broken, self.broken = queue.Queue(CONSOLE_LINES), on_broken, False
+        self.thread = threading.Thread(target=self.write_all, daemon=True)
+        self.thread.start()
+
+    def write(self, text):
+        with contextlib.suppress(queue.Full):  # ninguém lê há CONSOLE_LINES linhas: esta se perde
+            self.lines.put_nowait(text)
+
+    def write_all(self):
+        try:
+            for text in iter(self.lines.get, None):
+                # Direto no descritor: parada dentro do print(), esta thread prenderia o fim do programa.
+                os.write(sys.stdout.fileno(), (text + "\n").encode(sys.stdout.encoding, "replace"))
+        except OSError:  # `| head -1` já leu o que queria: é hora de parar
+            self.broken = True
+            self.on_broken()
+
+    def close(self):
+        with contextlib.suppress(queue.Full):
+            self.lines.put_nowait(None)
+        self.thread.join(STOP_GRACE_S / 3)  # as últimas linhas, se alguém as lê
+
+
 def is_allowed(host, networks):
     """O endereço pertence a uma das redes (nenhuma: todas)? Um IPv4 chega a um socket IPv6 como ::ffff:1.2.3.4."""
     if not networks:
@@ -807,9 +846,10 @@ def inherited_listener():
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS", "0") == "0":
         return None
     try:
-        sock = socket.socket(fileno=3)
-        if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock = socket.socket(fileno=os.dup(3))
+        if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             return sock
+        sock.close()
     except OSError:
         pass  # o descritor 3 não existe, ou não é um socket: a frase é a mesma
     raise Failure("LISTEN_FDS promete um socket TCP à escuta no descritor 3, e não é o que há lá. "
@@ -920,6 +960,8 @@ def serve(args):
     listener = inherited_listener() or open_listener(args.endereco, args.porta)
     service = {"eco": Echo, "chat": Chat, "http": Http}[args.modo]()
     engine = {"threads": ThreadEngine, "epoll": EpollEngine}[args.motor](listener, service, args)
+    console = Console(engine.stop)
+    service.tell = console.write
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, engine.stop)
     try:
@@ -927,6 +969,8 @@ def serve(args):
         engine.run()
     finally:
         engine.close()
+        console.close()
+    return int(console.broken)
 
 
 def main(argv=None):

@@ -722,6 +722,83 @@ class ServerTests:
         bia.expect(rb"particular> \x1b[2J")
         server.expect(r"<ana> \\x1b\]0;x\\x07")
 
+    def test_chat_visitors_never_collide(self):
+        """Quem escolhe o nome que o próximo visitante teria continua dono dele."""
+        server = self.serve("--modo", "chat")
+        first = self.join(server, "visitante2")
+        second, third = self.join(server), self.join(server)
+        third.send("/quem\n")
+        third.expect("na sala: visitante1, visitante2, visitante3\n")
+        second.send("oi\n")
+        first.expect("<visitante1> oi\n")
+
+    def test_chat_after_goodbye(self):
+        """O que vem depois de /sair, no mesmo pacote, já não conta; a sala segue."""
+        server = self.serve("--modo", "chat")
+        ana, bia = self.join(server, "ana"), self.join(server, "bia")
+        ana.send("/sair\n/nick zeca\n/quem\nfantasma\n")
+        bia.expect("* ana saiu\n")
+        bia.send("/quem\n")
+        self.assertNotIn("fantasma", bia.expect("na sala: bia\n").decode())
+
+    def test_chat_pasted_lines_drop_nobody(self):
+        """Quem cola mil linhas não derruba quem está lendo: a escritora manda de uma vez o que se juntou."""
+        server = self.serve("--modo", "chat")
+        ana, bia = self.join(server, "ana"), self.join(server, "bia")
+        ana.send("".join(f"linha {n}\n" for n in range(2000)))
+        bia.expect("<ana> linha 1999\n")
+
+    def test_stopped_console(self):
+        """Um terminal parado (Ctrl+S: o cano da saída cheio) não para a sala, nem o fim do servidor."""
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        server = self.serve("--modo", "chat", ready=None, stdout=write)
+        os.close(write)
+        match = re.match(READY, os.read(read, 4096).decode())
+        server.host, server.port = match["host"], int(match["port"])
+        ana, bia = self.join(server, "ana"), self.join(server, "bia")
+        for turn in range(150):
+            ana.send(f"{turn} " + "x" * 1000 + "\n")  # no cano cabem 64 KiB
+            bia.expect(f"<ana> {turn} ")
+        self.stop(server)
+
+    def test_broken_service_ends_only_its_client(self):
+        """Um erro de programação em qualquer chamada de um serviço aparece, e acaba só com aquele cliente."""
+        source = (HERE / "servidor.py").read_text(encoding="utf-8")
+        broken = """class Echo(Service):
+    def on_connect(self, client):
+        client.session, client.deadline = b"", time.monotonic() + 0.2
+    def on_data(self, client, data):
+        client.session = bytes(data)
+        if client.session == b"dados":
+            raise KeyError("dados")
+        client.send(client.session)
+    def on_timeout(self, client, why):
+        raise KeyError("prazo")
+    def on_close(self, client):
+        if client.session == b"fim":
+            raise KeyError("fim")
+
+
+class Chat(Service):"""
+        source, found = re.subn(r"class Echo\(Service\):.*?class Chat\(Service\):", lambda match: broken, source, flags=re.S)
+        self.assertEqual(found, 1)
+        script = self.folder() / "servidor.py"
+        script.write_text(source.replace("TICK_S = 1.0", "TICK_S = 0.05"), encoding="utf-8")
+        server = self.spawn(script, "127.0.0.1", 0, "--motor", self.motor)
+        self.connect(server).expect_eof()  # o prazo
+        for word in ("dados", "fim", "bem"):
+            conn = self.connect(server)
+            conn.send(word)
+            if word != "dados":
+                conn.expect(word)
+            conn.half_close()
+            conn.expect_eof()
+        server.kill(signal.SIGTERM)
+        self.assertEqual(server.wait(), 0)
+        self.assertEqual(set(re.findall(r"^KeyError: '(\w+)'", server.errors(), re.M)), {"dados", "fim", "prazo"})
+        server.check = lambda status: None  # os tracebacks, aqui, são o que se esperava
+
     def test_chat_last_line_without_newline(self):
         """printf 'oi' | nc -N: a linha sem fim de quem saiu também foi dita."""
         server = self.serve("--modo", "chat")
@@ -1115,6 +1192,43 @@ class TestCliente(ScriptTestCase):
         client.stdin.close()
         self.assertEqual(client.wait(), 0)
         server.expect("ana saiu")
+
+    def test_terminal_in_pipe_out(self):
+        """`./cliente.py | tee copia`: sem prompt no cano, e o fim é limpo."""
+        listener, port = self.listener()
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        client = self.spawn("cliente.py", "127.0.0.1", port, ready=None, stdin=slave, status=130)
+        os.close(slave)
+        conn = self.accept(listener)
+        os.write(master, b"oi\n")
+        conn.expect("oi\n")
+        conn.send("resposta\n")
+        client.expect(r"\Aresposta\n")
+        self.stop(client, signal.SIGINT)
+
+    def test_typing_in_any_encoding(self):
+        """O que se digita segue como veio, byte por byte, mesmo que o Python não saiba lê-lo."""
+        listener, port = self.listener()
+        client = self.spawn("cliente.py", "127.0.0.1", port, ready=None, tty=True, env={"PYTHONIOENCODING": "ascii"})
+        conn = self.accept(listener)
+        client.expect("> ")
+        client.type("maçã\n")
+        conn.expect("maçã\n")
+        conn.close()
+        client.wait()
+
+    def test_output_closed(self):
+        """`./cliente.py >&-`: sem onde escrever, ainda transporta."""
+        listener, port = self.listener()
+        starter = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
+        client = self.spawn("cliente.py", "127.0.0.1", port, "--mensagem", "oi", ready=None,
+                            prefix=(sys.executable, "-c", starter))
+        conn = self.accept(listener)
+        conn.expect("oi\n")
+        conn.send("tchau\n")
+        conn.close()
+        self.assertEqual(client.wait(), 0)
 
     def test_ascii_output(self):
         listener, port = self.listener()
