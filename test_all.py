@@ -16,9 +16,11 @@ O vocabulário está em ScriptTestCase, e um teste se lê como uma conversa:
 Ninguém dorme à espera de um estado: toda espera é por um acontecimento e tem um cão de guarda (WATCHDOG_S) que só
 decide quando o programa travou. O que esta máquina não sabe fazer é pulado, com o motivo.
 """
+import argparse
 import ast
 import contextlib
 import difflib
+import errno
 import filecmp
 import functools
 import hashlib
@@ -54,6 +56,7 @@ SCRIPTS = ("servidor.py", "cliente.py", "servidor_udp.py", "cliente_udp.py", "ra
 WATCHDOG_S = 30  # generoso: só é alcançado por um programa travado, nunca por uma máquina lenta
 READY = r"^escutando em (?P<host>\S+)(?: porta (?P<port>\d+))?"
 BAD_STDERR = re.compile(r"Traceback|ResourceWarning|Exception ignored|Fatal Python|DeprecationWarning|BytesWarning")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # um `&` de shell o deixa ignorado, e os filhos herdariam isso
 SEED = int(os.environ.get("SEMENTE", "20240917"))  # o acaso dos testes se repete; a falha mostra a semente
 
 
@@ -781,7 +784,8 @@ class ServerTests:
 
 
 class Chat(Service):"""
-        source, found = re.subn(r"class Echo\(Service\):.*?class Chat\(Service\):", lambda match: broken, source, flags=re.S)
+        echo = r"class Echo\(Service\):.*?class Chat\(Service\):"
+        source, found = re.subn(echo, lambda match: broken, source, flags=re.S)
         self.assertEqual(found, 1)
         script = self.folder() / "servidor.py"
         script.write_text(source.replace("TICK_S = 1.0", "TICK_S = 0.05"), encoding="utf-8")
@@ -1288,6 +1292,824 @@ class TestCliente(ScriptTestCase):
         self.assertIn("2 conexões caíram", client.errors())
 
 
+class UDPTestCase(ScriptTestCase):
+    """Acrescenta ao vocabulário: peer(), um socket UDP conectado, e ask(), uma pergunta e a sua resposta."""
+
+    def peer(self, to=None, host="127.0.0.1", port=0):
+        """Um socket UDP em host:port, conectado a `to` (um Child ou um endereço) se for dado."""
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(sock.close)
+        sock.settimeout(WATCHDOG_S)
+        sock.bind((host, port))
+        if to is not None:
+            sock.connect(to if isinstance(to, tuple) else (to.host, to.port))
+        return sock
+
+    def ask(self, sock, data):
+        sock.send(data)
+        return sock.recv(65536)
+
+    def client(self, server, *args, **options):
+        """Roda o cliente até o fim contra `server`, que é um Child ou um socket do teste."""
+        host, port = server.getsockname()[:2] if isinstance(server, socket.socket) else (server.host, server.port)
+        return self.run_script("cliente_udp.py", host, port, *args, **options)
+
+    def assert_usage_error(self, script, args, word):
+        """A linha de comando não serve: estado 2, e uma linha que diz por quê."""
+        parser, said = load(script).build_parser(), tempfile.TemporaryFile("w+")
+        with said, contextlib.redirect_stderr(said):
+            with self.assertRaises(SystemExit) as end:
+                parser.parse_args(args)
+            said.seek(0)
+            text = said.read()
+        self.assertEqual((end.exception.code, text.count("\n")), (2, 1), text)
+        self.assertIn(word, text)
+
+    def totals(self, server):
+        """Encerra o servidor e devolve as contas dele: (datagramas, bytes, remetentes, {motivo: descartados})."""
+        server.stop()
+        text = server.output.data.decode()
+        found = re.search(r"recebidos: (\d+) datagramas, (\d+) bytes, de (\d+) remetentes", text)
+        self.assertTrue(found, text + server.errors())
+        dropped = {why: int(n) for n, why in re.findall(r"^  (\d+) (.+)$", text, re.MULTILINE)}
+        return (*map(int, found.groups()), dropped)
+
+
+class TestFormatosUDP(unittest.TestCase):
+    """O que não precisa de socket: códigos, formatos, contas."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server, cls.client = load("servidor_udp.py"), load("cliente_udp.py")
+
+    def vectors(self, kind):
+        """As linhas `kind campo=valor ... -> resultado` dos vetores do README."""
+        lines = re.findall(rf"^{kind} +(.*?) +-> +(.+)$", README.read_text(encoding="utf-8"), re.MULTILINE)
+        self.assertTrue(lines, f"nenhum vetor {kind} no README")
+        return [(dict(field.split("=", 1) for field in fields.split()), result) for fields, result in lines]
+
+    def test_readme_cookie(self):
+        for fields, code in self.vectors("código"):
+            found = self.server.cookie(bytes.fromhex(fields["chave"]), fields["endereço"], int(fields["porta"]),
+                                       int(fields["minuto"]))
+            self.assertEqual(found, code)
+
+    def test_readme_invite(self):
+        for fields, octets in self.vectors("convite"):
+            invite = bytes.fromhex(octets)
+            self.assertEqual(self.server.INVITE.format(fields["código"]).encode(), invite)
+            self.assertEqual(self.client.proof(invite, b"oi"), fields["código"].encode() + b" oi")
+
+    def test_readme_ping(self):
+        for fields, octets in self.vectors("ping"):
+            session, seq, size = int(fields["sorteio"], 16), int(fields["número"]), int(fields["tamanho"])
+            self.assertEqual(self.client.encode_ping(session, seq, size), bytes.fromhex(octets))
+            self.assertEqual(self.client.decode_ping(bytes.fromhex(octets), session, size), seq)
+
+    def test_ping_round_trip(self):
+        for size in (12, 13, 64, 268, 269, 65507):
+            for seq in (0, 1, 2**32 - 1):
+                self.assertEqual(self.client.decode_ping(self.client.encode_ping(7, seq, size), 7, size), seq)
+
+    def test_ping_refuses_what_is_not_its_own(self):
+        good, rng = self.client.encode_ping(7, 3, 64), random.Random(SEED)
+        bad = [good[:n] for n in range(64)] + [good + b"\0", self.client.encode_ping(8, 3, 64), b"PONG" + good[4:],
+                                               good[:-1] + b"\xff"] + [rng.randbytes(64) if hasattr(rng, "randbytes")
+                                                                       else os.urandom(64) for _ in range(50)]
+        for data in bad:
+            self.assertEqual(self.client.decode_ping(data, 7, 64), -1, data)
+
+    def test_cookie_depends_on_everything(self):
+        base = (bytes(32), "127.0.0.1", 40000, 7)
+        others = [(bytes(31) + b"\1", *base[1:]), (base[0], "127.0.0.2", *base[2:]), (*base[:2], 40001, 7),
+                  (*base[:3], 8)]
+        codes = {self.server.cookie(*args) for args in [base, *others]}
+        self.assertEqual(len(codes), 5)
+        self.assertTrue(all(re.fullmatch("[A-Z2-7]{7}", code) for code in codes), codes)
+
+    def test_fitting_never_exceeds_the_question(self):
+        for room in range(100):
+            self.assertLessEqual(len(self.server.fitting(self.server.HINTS, room)), room)
+
+    def test_tally(self):
+        tally = self.client.Tally(patience_s=2)
+        for n in range(6):
+            tally.left_at.append(float(n))
+        for seq, now in ((0, 0.5), (2, 2.5), (1, 2.6), (2, 2.7), (3, 9.0), (99, 9.1)):  # 4 e 5 nunca voltam
+            tally.answered(seq, now)
+        self.assertEqual((tally.duplicates, tally.reordered, tally.lost(), tally.strange), (1, 1, 2, 1))
+        self.assertEqual(tally.marks(), "...axx")
+        self.assertEqual(tally.on_time(), [0.5, 0.5, 2.6 - 1.0])  # a atrasada não entra na ida e volta
+        self.assertIn("6 enviados: 3 respondidos, 1 atrasados, 2 perdidos (33.3%)", self.client.report(tally))
+
+    def test_percentile(self):
+        values = list(range(1, 101))
+        self.assertEqual([self.client.percentile(values, p) for p in (0, 50, 99, 100)], [1, 50, 99, 100])
+        self.assertEqual(self.client.percentile([5], 99), 5)
+
+    def test_strip_chart_is_small_and_hides_no_loss(self):
+        for count in (0, 1, 64, 65, 1024, 1025, 100000):
+            marks = "." * count
+            if count > 1:
+                marks = marks[:count // 2] + "x" + marks[count // 2 + 1:]
+            rows = self.client.strip_chart(marks)
+            self.assertLessEqual(len(rows), self.client.STRIP_ROWS + 1)
+            self.assertTrue(all(len(row) < 80 for row in rows), rows)
+            self.assertEqual(sum(row.count("x") for row in rows[:-1]), count > 1)
+
+    def test_keepalive(self):
+        """Um membro calado manda um datagrama vazio de tempos em tempos; quem não é membro, nunca."""
+        args, sent = self.client.build_parser().parse_args(["--apelido", "ana"]), []
+        talk = self.client.Conversation(argparse.Namespace(send=sent.append), None, args)
+        talk.check_deadlines()
+        self.assertEqual(sent, [])
+        talk.member, talk.keepalive_at = True, time.monotonic()
+        talk.check_deadlines()
+        talk.check_deadlines()
+        self.assertEqual(sent, [b""])
+
+    def test_nicks(self):
+        for good in ("ana", "José", "x" * 20, "名前"):
+            self.assertEqual(self.server.valid_nick(good), good)
+        for bad in ("", "x" * 21, "a b", "a\x1b", "/ana", "a\nb", "\u202e"):
+            with self.assertRaises(self.server.ProtocolError, msg=repr(bad)):
+                self.server.valid_nick(bad)
+
+
+class TestGuardaUDP(unittest.TestCase):
+    """Quem merece resposta: a guarda do servidor, sem rede."""
+
+    def setUp(self):
+        self.module = load("servidor_udp.py")
+        self.quiet = tempfile.TemporaryFile("w+")
+        self.addCleanup(self.quiet.close)
+        redirect = contextlib.redirect_stderr(self.quiet)
+        redirect.__enter__()
+        self.addCleanup(redirect.__exit__, None, None, None)
+
+    def guard(self, own=("127.0.0.1", 5050), rate=None):
+        return self.module.Guard(own, rate)
+
+    def count(self, guard, source, contents):
+        """Quantos dos datagramas passam, pelo mesmo caminho que Server.drain toma."""
+        passed = 0
+        for data in contents:
+            if guard.tokens.get(source):
+                guard.tokens[source] -= 1
+                passed += 1
+            else:
+                passed += guard.admit(source, data)
+        return passed
+
+    def test_low_ports_and_itself_get_nothing(self):
+        guard = self.guard()
+        for source in (("127.0.0.1", 53), ("10.0.0.1", 1023), ("127.0.0.1", 5050)):
+            self.assertEqual(self.count(guard, source, [b"x", b"y"]), 0, source)
+        for source in (("127.0.0.1", 1024), ("10.0.0.1", 5050)):
+            self.assertEqual(self.count(guard, source, [b"x", b"y"]), 2, source)
+
+    def test_itself_when_it_listens_everywhere(self):
+        for own, mine, foreign in ((("0.0.0.0", 5050), ("127.0.0.1", 5050), ("192.0.2.9", 5050)),
+                                   (("0.0.0.0", 5050), ("127.0.0.77", 5050), ("198.51.100.9", 5050))):
+            guard = self.guard(own)
+            self.assertFalse(guard.admit(mine, b"x"))
+            self.assertTrue(guard.admit(foreign, b"x"))
+
+    def test_rate_is_per_source(self):
+        guard = self.guard(rate=100)
+        passed = self.count(guard, ("10.0.0.1", 4000), (b"%d" % n for n in range(5000)))
+        self.assertTrue(50 <= passed < 2000, passed)
+        self.assertTrue(guard.admit(("10.0.0.2", 4000), b"x"))
+        self.assertEqual(guard.dropped["acima da taxa"], 5000 - passed)
+
+    def test_default_rate_trusts_loopback_more(self):
+        for host, low, high in (("10.0.0.1", 500, 1000), ("::ffff:10.0.0.1", 500, 1000), ("127.0.0.1", 500, 10**6)):
+            guard = self.guard()
+            self.assertTrue(guard.admit((host, 4000), b"x"))
+            wait = guard.quotas[host, 4000][0] - time.monotonic()
+            self.assertEqual(wait > 0.1, high == 1000, (host, wait))  # 500 fichas: 0,5 s ou 5 ms
+
+    def test_tables_are_bounded(self):
+        guard = self.guard()
+        for n in range(self.module.MAX_SOURCES * 2):
+            self.assertTrue(guard.admit((f"10.0.{n >> 8}.{n & 255}", 4000), b"x"))
+        self.assertEqual(len(guard.quotas), self.module.MAX_SOURCES)
+        self.assertEqual(set(guard.tokens), set(guard.quotas))
+        self.assertEqual(guard.sources, self.module.MAX_SOURCES * 2)
+
+    def test_same_datagram_for_ever_is_a_loop(self):
+        guard = self.guard(rate=float("inf"))
+        self.assertEqual(self.count(guard, ("10.0.0.1", 4000), [b"eco"] * 4000), 4000)
+        self.count(guard, ("10.0.0.1", 4000), [b"eco"] * 5000)
+        self.assertIn("laço com outro servidor de eco", guard.dropped)
+        other = self.guard(rate=float("inf"))
+        self.assertEqual(self.count(other, ("10.0.0.1", 4000), (b"%d" % n for n in range(20000))), 20000)
+
+    def test_delay_queue_is_bounded(self):
+        args = self.module.build_parser().parse_args(["--atraso", "10000", "--semente", "1"])
+        guard = self.guard()
+        network = self.module.BadNetwork(lambda data, source: None, args, guard)
+        for data in (bytes(60000), b""):
+            for _ in range(10000):
+                network.send(data, ("127.0.0.1", 4000))
+        self.assertLessEqual(sum(len(item[2]) for item in network.held), self.module.MAX_DELAYED_BYTES)
+        self.assertLess(len(network.held), 10000)
+        self.assertTrue(guard.dropped["fila do atraso cheia"])
+
+    def test_errors_of_earlier_answers(self):
+        """ECONNREFUSED de uma resposta anterior: com IP_RECVERR o Linux o mostra, como o Windows sempre (10054)."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            try:
+                sock.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_RECVERR", 11), 1)
+            except OSError as error:
+                self.skipTest(f"sem IP_RECVERR: {error}")
+            sock.setblocking(False)
+            server = self.module.Server(sock, self.guard(sock.getsockname()), 65527)
+            for _ in range(3):
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
+                    gone.connect(sock.getsockname())
+                    gone.send(b"adeus")
+                server.drain()  # a resposta não acha ninguém, e o aviso volta
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as alive:
+                    alive.settimeout(WATCHDOG_S)
+                    alive.connect(sock.getsockname())
+                    alive.send(b"oi")
+                    server.drain()
+                    server.drain()
+                    alive.send(b"oi de novo")
+                    server.drain()
+                    self.assertIn(alive.recv(99), (b"oi", b"oi de novo"))  # o primeiro pode cair com o aviso
+
+    def test_receive_errors(self):
+        sock = self.FakeSocket()
+        server = self.module.Server(sock, self.guard(), 65527)
+        cut = OSError(0, "cortado")
+        cut.winerror = 10040
+        sock.news = [ConnectionResetError(10054, "reset"), cut, BlockingIOError()]
+        server.drain()
+        self.assertEqual(sock.news, [])
+        self.assertEqual(server.guard.dropped, {"maior que 65527 bytes: chegou cortado": 1})
+        sock.news = [OSError(errno.EBADF, "fechado")]
+        self.assertRaises(OSError, server.drain)
+
+    class FakeSocket:
+        news = ()
+
+        def recvfrom_into(self, buffer):
+            raise self.news.pop(0)
+
+        def sendto(self, data, source):
+            raise OSError(errno.EPERM, "firewall")
+
+    def test_send_errors_are_counted(self):
+        server = self.module.Server(self.FakeSocket(), self.guard(), 65527)
+        server.send(b"x", ("127.0.0.1", 4000))
+        self.assertEqual(server.guard.dropped, {"envio recusado (firewall)": 1})
+
+
+class TestServidorUDP(UDPTestCase):
+    """O servidor de eco, de verdade."""
+
+    def test_echo_of_every_size(self):
+        for host in ("127.0.0.1", "::1"):
+            with self.subTest(host):
+                if host == "::1" and not self.has_ipv6():
+                    self.skipTest("sem IPv6 nesta máquina")
+                server = self.spawn("servidor_udp.py", host, "0")
+                sock = self.peer(server, host)
+                sizes = [0, 1, 64, 1473, 9000, 65507] + [65527] * (host == "::1")
+                for size in sizes:
+                    data = bytes(n % 251 for n in range(size))
+                    self.assertEqual(self.ask(sock, data), data, f"{size} bytes")
+                self.assertEqual(self.totals(server), (len(sizes), sum(sizes), 1, {}))
+
+    def has_ipv6(self):
+        try:
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+                sock.bind(("::1", 0))
+            return True
+        except OSError:
+            return False
+
+    def test_dual_stack(self):
+        if not self.has_ipv6():
+            self.skipTest("sem IPv6 nesta máquina")
+        server = self.spawn("servidor_udp.py", "::", "0")
+        for host in ("127.0.0.1", "::1"):
+            self.assertEqual(self.ask(self.peer((host, server.port), host), b"oi"), b"oi", host)
+
+    def test_same_number_as_tcp(self):
+        """As portas de TCP e de UDP são gavetas diferentes: 5050 e 5050 não colidem."""
+        with socket.create_server(("127.0.0.1", 0)) as tcp:
+            server = self.spawn("servidor_udp.py", "127.0.0.1", tcp.getsockname()[1])
+            self.assertEqual(self.ask(self.peer(server), b"oi"), b"oi")
+
+    def test_truncation_is_reported(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--maximo", 100)
+        sock = self.peer(server)
+        sock.send(bytes(101))
+        self.assertEqual(self.ask(sock, bytes(100)), bytes(100))
+        server.expect_error("maior que 100 bytes: chegou cortado")
+        self.assertEqual(self.totals(server)[3], {"maior que 100 bytes: chegou cortado": 1})
+
+    def test_flood_is_limited_and_others_are_served(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--taxa", 40)
+        flood, other = self.peer(server), self.peer(server)
+        for n in range(200):
+            flood.send(b"inunda")
+            if n % 20 == 0:
+                self.assertEqual(self.ask(other, b"oi %d" % n), b"oi %d" % n)
+        self.assertTrue(self.totals(server)[3]["acima da taxa"] >= 100)
+
+    def test_low_source_port(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        try:
+            low = self.peer(server, port=next(p for p in range(1023, 600, -1) if self.is_free(p)))
+        except PermissionError:
+            self.skipTest("só o administrador usa portas abaixo de 1024")
+        low.send(b"eco?")
+        self.assertEqual(self.ask(self.peer(server), b"oi"), b"oi")
+        self.assertEqual(self.totals(server)[3], {"porta de origem abaixo de 1024": 1})
+
+    def is_free(self, port):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+                return True
+            except PermissionError:
+                raise
+            except OSError:
+                return False
+
+    def test_forged_own_address(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        try:
+            raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        except PermissionError:
+            self.skipTest("forjar um endereço exige CAP_NET_RAW")
+        with raw:
+            udp = struct.pack("!4H", server.port, server.port, 8 + 5, 0) + b"boomp"
+            home = socket.inet_aton("127.0.0.1")
+            raw.sendto(struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, home, home) + udp,
+                       ("127.0.0.1", 0))
+        server.expect_error("origem é o próprio servidor")
+        self.assertEqual(self.totals(server)[0], 1)
+
+    def test_loop_between_two_servers_dies(self):
+        """Um datagrama forjado põe dois ecos a conversar: com o primeiro parado, seu remetente dá lugar ao segundo."""
+        first = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        first.kill(signal.SIGSTOP)
+        with self.peer(first) as forged:
+            port = forged.getsockname()[1]
+            forged.send(b"pingue-pongue")
+        second = self.spawn("servidor_udp.py", "127.0.0.1", port)
+        first.kill(signal.SIGCONT)
+        deadline = time.monotonic() + WATCHDOG_S
+        while not any("laço com outro servidor de eco" in server.errors() for server in (first, second)):
+            self.assertLess(time.monotonic(), deadline, "o laço não morreu")
+            time.sleep(0.01)  # intervalo de releitura
+        limit = 5000 + 2 * 1000  # LOOP_COPIES e duas cotas: depois da primeira perda não circula mais nada
+        for server in (first, second):
+            self.assertLessEqual(self.totals(server)[0], limit)
+
+    def test_bad_network_is_repeatable(self):
+        fates = []
+        for _ in range(2):
+            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--perda", 30, "--duplica", 30, "--semente", 7,
+                                "--verbose")
+            sock, fate = self.peer(server), []
+            for n in range(41):
+                sock.send(b"%d" % n)
+            server.expect_error("<- .* 2 B 40$")  # chegou o último: os outros 40 já foram respondidos, ou não serão
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    fate.append(int(sock.recv(99)))
+            fate = [n for n in fate if n != 40]
+            fates.append(fate)
+            lost = 40 - len(set(fate))
+            self.assertIn(self.totals(server)[3]["perdido de propósito"], (lost, lost + 1))
+            self.assertTrue(2 < lost < 30 and len(fate) > len(set(fate)), fate)
+        self.assertEqual(*fates)
+
+    def test_delay_reorders_but_loses_nothing(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--atraso", 100, "--semente", 1)
+        sock, start = self.peer(server), time.monotonic()
+        for n in range(20):
+            sock.send(b"%02d" % n)
+        came = [sock.recv(99) for _ in range(20)]
+        self.assertGreaterEqual(time.monotonic() - start, 0.05)
+        self.assertNotEqual(came, sorted(came))
+        self.assertEqual(sorted(came), [b"%02d" % n for n in range(20)])
+
+    def test_ten_thousand_random_datagrams(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        sock, rng = self.peer(server), random.Random(SEED)
+        for n in range(10000):
+            data = rng.getrandbits(8 * 40).to_bytes(40, "big")[:rng.randrange(41)]
+            sock.send(data)
+            if sock.recv(65536) != data:
+                self.fail(f"datagrama {n}, semente {SEED}")
+        self.assertEqual(self.totals(server)[0], 10000)
+
+    def test_stop_and_start_again(self):
+        """Ctrl+C e SIGTERM são o mesmo fim; a porta fica livre na hora."""
+        port = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            server = self.spawn("servidor_udp.py", "127.0.0.1", port)
+            port = server.port
+            self.ask(self.peer(server), b"oi")
+            start = time.monotonic()
+            self.assertEqual(server.stop(number), 0)
+            self.assertLess(time.monotonic() - start, 2)
+            self.assertIn(b"recebidos: 1 datagramas, 2 bytes, de 1 remetentes", server.output.data)
+
+    def test_usage_errors(self):
+        table = ((("--perda", "101"), "porcentagem"), (("--taxa", "x"), "segundo"), (("--maximo", "0"), "bytes"))
+        for args, word in table:
+            self.assert_usage_error("servidor_udp.py", args, word)
+
+    def test_poor_output(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--verbose", env={"PYTHONIOENCODING": "ascii"})
+        self.assertEqual(self.ask(self.peer(server), "\x1b]0;ç\x07".encode()), "\x1b]0;ç\x07".encode())
+        server.expect_error(r"7 B \\x1b\]0;\?\\x07")
+
+    def test_closed_pipe(self):
+        """`| head -1`: quem lia foi embora; a sala acaba sem barulho na primeira linha que não tem a quem mostrar."""
+        read, write = os.pipe()
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat", status=1, ready=None, stdout=write)
+        os.close(write)
+        with open(read, "rb") as head:
+            port = int(re.search(READY.encode(), head.readline())["port"])
+        sock = self.peer(("127.0.0.1", port))
+        code = re.search("é ([A-Z2-7]{7}):", self.ask(sock, b"/entrar".ljust(64)).decode())[1]
+        sock.send(code.encode())
+        self.assertEqual(server.wait(), 1)
+
+
+class TestSalaUDP(UDPTestCase):
+    """A sala: entra quem prova o endereço, sai quem se cala."""
+
+    def room(self, *args):
+        return self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat", *args)
+
+    def say(self, sock, text, expected):
+        """Manda uma linha e lê até um datagrama que tenha `expected`; devolve-o."""
+        sock.send(text if isinstance(text, bytes) else text.encode())
+        return self.hear(sock, expected)
+
+    def hear(self, sock, expected):
+        seen = []
+        try:
+            while not seen or expected not in seen[-1]:
+                seen.append(sock.recv(65536).decode())
+        except socket.timeout:
+            self.fail(f"{expected!r} não veio; veio {seen}")
+        return seen[-1]
+
+    def enter(self, server, nick, host="127.0.0.1"):
+        sock = self.peer(server, host)
+        code = re.search("é ([A-Z2-7]{7}):", self.ask(sock, b"/entrar".ljust(64)).decode())[1]
+        self.say(sock, f"{code} /nick {nick}", f"agora é {nick}")
+        return sock
+
+    def test_conversation(self):
+        server = self.room("--taxa", 0)
+        ana, bia = self.enter(server, "ana"), self.enter(server, "bia")
+        self.hear(ana, "agora é bia")
+        self.say(ana, "olá, ação", "<ana> olá, ação")  # a linha volta a quem a disse: chegou
+        self.assertEqual(self.hear(bia, "olá"), "<ana> olá, ação\n")
+        self.assertEqual(self.say(ana, "/quem", "na sala"), "* na sala: ana, bia\n")
+        self.say(ana, "/msg bia segredo", "<ana para bia, em particular> segredo")
+        self.hear(bia, "segredo")
+        for wrong in ("/msg zé oi", "/msg bia", "/nick a b", "/nick BIA", "/nick", "x" * 1025):
+            self.say(ana, wrong, "* erro")
+        self.say(ana, "/xyz \x1b", "não conheço /xyz")
+        self.say(ana, "/ajuda", "/nick NOME")
+        self.say(ana, b"\xff oi", "<ana> \ufffd oi")
+        self.say(ana, "\x1b]0;x\x07", "<ana> \\x1b]0;x\\x07")
+        ana.send(b"")  # continuo aqui: sem resposta
+        self.say(bia, "/sair", "até logo")
+        self.hear(ana, "* bia saiu")
+        self.say(ana, "/nick Bia", "agora é Bia")  # o apelido ficou livre
+        server.expect(r"<ana> \\x1b\]0;x\\x07")
+        server.stop()
+        self.hear(ana, "o servidor encerrou")
+
+    def test_a_forged_source_does_not_enter(self):
+        """O código de um endereço não serve a outro, e quem não o recebeu não entra."""
+        server = self.room("--taxa", 0)
+        ana, eve = self.peer(server), self.peer(server)
+        code = self.ask(ana, b"/entrar\n").decode().strip()
+        self.assertRegex(code, "^[A-Z2-7]{7}$")
+        for attempt in (f"{code} oi", "AAAAAAA oi", "/nick eve", "/quem"):
+            self.assertIn(self.ask(eve, attempt.encode()), [b"?\n", b"digite /entrar\n"])
+        self.say(ana, code.lower(), "bem-vindo")
+        self.assertEqual(self.say(ana, "/quem", "na sala"), "* na sala: visitante1\n")
+
+    def test_old_codes_expire(self):
+        module = load("servidor_udp.py")
+        room = module.Room(lambda data, source: None, 120)
+        source = ("127.0.0.1", 4000)
+        for age, valid in ((0, True), (1, True), (2, False)):
+            period = int(time.monotonic() // module.COOKIE_PERIOD_S) - age
+            if period >= 0:
+                self.assertEqual(room.proves(module.cookie(room.key, *source, period), source), valid, age)
+
+    def test_members_are_bounded(self):
+        module, sent = load("servidor_udp.py"), []
+        room = module.Room(lambda data, source: sent.append((data, source)), 120)
+        with contextlib.redirect_stdout(tempfile.TemporaryFile("w+")) as quiet, quiet:
+            for port in range(2000, 2000 + module.MAX_MEMBERS + 5):
+                room.receive(room.codes(("127.0.0.1", port))[0].encode(), ("127.0.0.1", port))
+        self.assertEqual(len(room.members), module.MAX_MEMBERS)
+        self.assertEqual(len({member.nick for member in room.members.values()}), module.MAX_MEMBERS)
+        self.assertIn("a sala está cheia".encode(), sent[-1][0])
+
+    def test_silence_expires(self):
+        server = self.room("--silencio", 0.3)
+        ana = self.enter(server, "ana")
+        self.hear(ana, "de silêncio: você saiu")
+        server.expect("^. ana saiu")
+        self.assertEqual(self.ask(ana, b"/quem /quem /quem"), b"digite /entrar\n")
+
+    def test_ten_thousand_random_datagrams_get_no_more_than_they_bring(self):
+        server = self.room("--taxa", 0)
+        sock, rng = self.peer(server), random.Random(SEED)
+        starts = (b"", b"", b"/entrar ", b"/msg ", b"ABCDEFG ", b"\n", b"\x00")
+        for n in range(10000):
+            data = rng.choice(starts) + rng.getrandbits(8 * 60).to_bytes(60, "big")[:rng.randrange(61)]
+            data = data or b"/"
+            sock.send(data)
+            if len(data) > 1:  # a um byte não há o que responder: "?\n" já seria mais
+                answer = sock.recv(65536)
+                self.assertLessEqual(len(answer), len(data), (n, SEED, data, answer))
+        sock.send(b"/entrar".ljust(64))
+        self.assertIn(b"/entrar" if not answer else "código".encode(), sock.recv(65536))
+        sock.setblocking(False)
+        self.assertRaises(BlockingIOError, sock.recv, 65536)  # nunca dois por um
+
+    def test_flood_in_the_room(self):
+        server = self.room()
+        ana, bia = self.enter(server, "ana"), self.enter(server, "bia")
+        for n in range(100):
+            ana.send(b"spam %d" % n)
+        self.say(bia, "oi", "<bia> oi")
+        self.assertTrue(self.totals(server)[3]["acima da taxa"] >= 60)
+
+    def test_netcat(self):
+        """A terceira pessoa: quem só tem nc digita o código que aparece."""
+        if not shutil.which("nc"):
+            self.skipTest("sem o comando nc")
+        server = self.room()
+        nc = subprocess.Popen(["nc", "-u", "127.0.0.1", str(server.port)], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, bufsize=0)
+        self.addCleanup(nc.wait)
+        self.addCleanup(nc.kill)
+        self.addCleanup(nc.stdout.close)
+        self.addCleanup(nc.stdin.close)
+        seen = Output(nc.stdout.fileno())
+        nc.stdin.write(b"/entrar\n")
+        code = seen.expect("[A-Z2-7]{7}")[0]
+        nc.stdin.write(code + b"\n")
+        self.assertTrue(seen.expect("bem-vindo à sala, visitante1"), seen.data)
+        nc.stdin.write(b"oi\n")
+        self.assertTrue(seen.expect("<visitante1> oi"), seen.data)
+
+
+class TestClienteUDP(UDPTestCase):
+    """O cliente, contra o servidor de verdade e contra servidores de mentira do próprio teste."""
+
+    def serve(self, *script):
+        """Um servidor de mentira: a cada datagrama chama a próxima função de `script` com (sock, dados, endereço)."""
+        sock = self.peer()
+
+        def run():
+            with contextlib.suppress(OSError):
+                for step in script:
+                    step(sock, *sock.recvfrom(65536))
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return sock
+
+    def nobody(self):
+        """Um endereço em que ninguém escuta."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            return "127.0.0.1", str(sock.getsockname()[1])
+
+    def test_questions(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        result = self.client(server, input="um\ndois\n\ntrês\nsem fim".encode(), status=0)
+        self.assertEqual(result.text, "um\ndois\n\ntrês\nsem fim\n")
+        self.assertEqual(self.client(server, "--mensagem", "", status=0).text, "\n")
+        self.assertEqual(self.client(server, "--mensagem", "?\n", status=0).text, "?\n")  # um eco, não uma sala
+        self.assertEqual(self.totals(server)[:3], (7, 2 + 4 + 0 + 5 + 7 + 0 + 2, 7))
+
+    def test_client_first(self):
+        """Sem servidor: o datagrama sai, volta um ICMP, e o cliente diz como o TCP difere."""
+        for args in (("--mensagem", "oi"), ("--ping", "1", "--espera", "0.1"), ()):
+            result = self.run_script("cliente_udp.py", *self.nobody(), *args, input=b"oi\n")
+            self.assertEqual(result.status, 1, result)
+            self.assertEqual(result.err.count("\n"), 1, result)
+            for words in ("ninguém escuta", "saiu", "TCP", "./servidor_udp.py"):
+                self.assertIn(words, result.err)
+
+    def test_silence(self):
+        mute = self.peer()
+        result = self.client(mute, "--mensagem", "oi", "--espera", "0.1", "--tentativas", "3")
+        self.assert_one_line_error(result, "sem resposta", "0.1 s", "3 tentativa", "O datagrama saiu")
+        self.assertEqual([mute.recv(9) for _ in range(3)], [b"oi"] * 3)  # retransmitiu
+        result = self.client(mute, "--ping", "2", "--intervalo", "1", "--espera", "0.1")
+        self.assertEqual(result.status, 1)
+        self.assertIn("2 perdidos (100.0%)", result.text)
+
+    def test_retransmission(self):
+        server = self.serve(lambda *_: None, lambda sock, data, who: sock.sendto(data, who))
+        self.assertEqual(self.client(server, "--mensagem", "oi", "--espera", "0.2", "--tentativas", "5").text, "oi\n")
+
+    def test_insists_until_the_server_is_up(self):
+        host, port = self.nobody()
+        child = self.spawn("cliente_udp.py", host, port, "--mensagem", "oi", "--tentativas", 100, "--espera", 0.1,
+                           "--verbose", ready=None)
+        child.expect_error("-> 2 B oi")
+        self.spawn("servidor_udp.py", host, port)
+        child.expect("^oi$")
+        self.assertEqual(child.wait(), 0)
+
+    def test_late_answer_is_not_taken_for_a_fresh_one(self):
+        """A resposta da primeira pergunta chega durante a segunda, igual a esta: a porta é outra, ela não engana."""
+        first = []
+
+        def late(sock, data, who):
+            sock.sendto(b"resposta velha", first[0])
+            sock.sendto(b"resposta nova", who)
+        server = self.serve(lambda sock, data, who: first.append(who), late)
+        result = self.client(server, "--espera", "0.3", input=b"oi\noi\n")
+        self.assertEqual((result.text, result.status), ("resposta nova\n", 1), result)
+
+    def test_answers_from_others_are_ignored(self):
+        intruder = self.peer()
+
+        def step(sock, data, who):
+            intruder.sendto(b"falsa", who)
+            sock.sendto(b"verdadeira", who)
+        self.assertEqual(self.client(self.serve(step), "--mensagem", "oi", status=0).text, "verdadeira\n")
+
+    def test_too_big(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        big = b"x" * 65507
+        self.assertEqual(self.client(server, input=big + b"\n", status=0).out, big + b"\n")
+        self.assert_one_line_error(self.client(server, input=big + b"x"), "65507", "nada foi enviado")
+        self.assert_one_line_error(self.client(server, input=b"x" * 300000), "o limite aqui é 65507")
+        self.assert_one_line_error(self.client(server, "--ping", "1", "--tamanho", "65508"), "65507")
+        self.assertEqual(self.totals(server)[0], 1)
+
+    def test_escapes(self):
+        server = self.serve(lambda sock, data, who: sock.sendto(b"\x1b]0;x\x07\xff\nfim\n", who))
+        self.assertEqual(self.client(server, "--mensagem", "oi", status=0).text, "\\x1b]0;x\\x07\ufffd\nfim\n")
+
+    def test_ping(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        result = self.client(server, "--ping", "20", "--intervalo", "1", "--tamanho", "1000", status=0)
+        self.assertIn("20 enviados: 20 respondidos, 0 atrasados, 0 perdidos (0.0%)", result.text)
+        self.assertRegex(result.text, r"mínimo [\d.]+  mediana [\d.]+  p99 [\d.]+  máximo [\d.]+ ms")
+        self.assertRegex(result.text, r"(?m)^ +1 \.{20}$")
+
+    def test_ping_counts_each_misfortune(self):
+        """Perda, cópia, troca de ordem, atraso e o eco de outra execução: cada um na sua conta."""
+        kept = []
+
+        def keep(sock, data, who):
+            kept.append(data)
+
+        def swap(sock, data, who):
+            for copy in (data, data, kept[0], data[:4] + b"\0\0\0\0" + data[8:]):  # 2, 2, 1, de outra execução
+                sock.sendto(copy, who)
+
+        def late(sock, data, who):
+            with contextlib.suppress(socket.timeout):  # o quarto só é respondido depois da espera dele, junto do quinto
+                fifth = sock.recvfrom(65536)[0]
+                sock.sendto(data, who)
+                sock.sendto(fifth, who)
+        server = self.serve(keep, swap, keep, late)
+        result = self.client(server, "--ping", "5", "--intervalo", "50", "--espera", "0.3", status=0)
+        self.assertIn("5 enviados: 4 respondidos, 0 atrasados, 1 perdidos", result.text)
+        self.assertIn("1 em dobro, 1 fora de ordem, 1 estranhos", result.text)
+        self.assertRegex(result.text, r"(?m)^ +1 \.\.x\.\.$")
+
+    def test_random_answers(self):
+        """2 x 5000 datagramas ao acaso: o cliente não cai, não gira, e não responde a quem pede código sem parar."""
+        rng, module, received = random.Random(SEED), load("cliente_udp.py"), []
+        invite = module.INVITE.format("ABCDEFG").encode()
+        bait = (invite, *module.HINTS, b"")
+
+        def storm(sock, data, who):
+            sock.setblocking(False)
+            for n in range(5000):
+                sock.sendto(rng.choice(bait) if n % 4 == 0 else rng.getrandbits(320).to_bytes(40, "big"), who)
+                with contextlib.suppress(BlockingIOError):
+                    received.append(sock.recv(65536))
+        for args in (("--apelido", "ana"), ("--ping", "2", "--intervalo", "200")):
+            del received[:]
+            self.client(self.serve(storm), *args, "--espera", "0.5", input=b"")
+            self.assertLessEqual(len(received), module.MAX_PROOFS + 3, received)
+
+    def test_room(self):
+        """O cliente responde ao código sozinho, com apelido ou sem."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
+        ana = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--apelido", "ana", ready=r"agora é ana")
+        result = self.client(server, "--mensagem", "oi", status=0)
+        self.assertIn("bem-vindo à sala, visitante1", result.text)
+        ana.expect("<visitante1> oi")
+        ana.expect("visitante1 saiu")
+        ana.type("tudo bem?\n")
+        ana.expect("<ana> tudo bem")
+        ana.stdin.close()
+        ana.expect("até logo")
+        self.assertEqual(ana.wait(), 0)
+        server.expect("ana saiu")
+
+    def test_terminal(self):
+        """Digita-se, volta; o que chega não rasga a linha; Ctrl+D acaba, e o terminal fica como estava."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
+        ana = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--apelido", "ana", tty=True, ready=r"agora é ana")
+        ana.type("meia linha")
+        ana.expect("meia linha")
+        self.client(server, "--mensagem", "oi")
+        if importlib.util.find_spec("readline"):
+            ana.expect("<visitante1> oi\r\n> meia linha")
+        ana.type("\r")
+        ana.expect("<ana> meia linha")
+        ana.type("\x04")
+        self.assertEqual(ana.wait(), 0)
+
+    def test_terminal_before_the_server(self):
+        host, port = self.nobody()
+        child = self.spawn("cliente_udp.py", host, port, tty=True, ready="> ")
+        child.type("oi\r")
+        child.expect("ninguém escuta")
+        self.spawn("servidor_udp.py", host, port)
+        child.type("agora\r")
+        child.expect("(?s)agora\r\n.*agora\r\n")
+        child.type("\x04")
+        self.assertEqual(child.wait(), 0)
+
+    def test_terminal_says_which_answer_is_late(self):
+        def two(sock, data, who):
+            sock.sendto(b"um", who)
+        server = self.serve(lambda *_: None, two)
+        child = self.spawn("cliente_udp.py", "127.0.0.1", server.getsockname()[1], "--espera", "0.2", tty=True,
+                           ready="> ")
+        child.type("um\r")
+        child.expect("sem resposta")
+        child.type("dois\r")
+        child.expect(r"um  \(atrasada: [\d.]+ s\)")
+        child.expect("sem resposta")  # "dois" continuou à espera: a atrasada não valeu por ela
+        child.type("\x04")
+        self.assertEqual(child.wait(), 0)
+
+    def test_interrupt(self):
+        """Ctrl+C: estado 130, e o terminal como estava; o --ping mostra as contas até ali."""
+        mute = self.peer()
+        port = mute.getsockname()[1]
+        child = self.spawn("cliente_udp.py", "127.0.0.1", port, "--ping", "1000", ready=None, status=130)
+        mute.recv(99)
+        child.kill(signal.SIGINT)
+        child.expect(r"1000 enviados|[1-9]\d* enviados: 0 respondidos")
+        self.assertEqual(child.wait(), 130)
+        import termios
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        self.addCleanup(os.close, slave)
+        before = termios.tcgetattr(slave)
+        child = self.spawn("cliente_udp.py", "127.0.0.1", port, ready=None, status=130, stdin=slave, stdout=slave)
+        seen = Output(os.dup(master))
+        seen.expect("> ")
+        child.kill(signal.SIGINT)
+        self.assertEqual(child.wait(), 130)
+        self.assertEqual(termios.tcgetattr(slave), before)
+
+    def test_usage_errors(self):
+        for args, word in ((("5050",), "127.0.0.1 5050"), (("127.0.0.1", "0"), "65535"), (("--ping", "0"), "100000"),
+                           (("--tamanho", "11"), "bytes"), (("--ping", "1", "--mensagem", "x"), "mensagem")):
+            self.assert_usage_error("cliente_udp.py", args, word)
+        result = self.run_script("cliente_udp.py", "a..b", "--mensagem", "x")
+        self.assert_one_line_error(result, "não encontro a máquina")
+
+    def test_poor_output_and_closed_pipe(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        result = self.client(server, "--mensagem", "ação", env={"PYTHONIOENCODING": "ascii"}, status=0)
+        self.assertEqual(result.text, "a??o\n")
+        read, write = os.pipe()
+        os.close(read)
+        child = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--mensagem", "oi", ready=None, status=1,
+                           stdout=write)
+        os.close(write)
+        child.wait()
+
+
 def each(*names):
     """Decora um teste para rodar uma vez por script."""
     def decorate(test):
@@ -1389,7 +2211,7 @@ class TestREADME(unittest.TestCase):
 
     def test_commands_exist(self):
         """Cada `./script.py ... --opção` do README: o script existe e aceita a opção."""
-        commands = re.findall(r"(\w+\.py)((?:[^`\n|;]|\\\n)*)", self.text)
+        commands = re.findall(r"(\w+\.py)((?:[^`\n|;$]|\\\n)*)", self.text)
         helps = {}
         for script, rest in commands:
             with self.subTest(script + rest):
@@ -1422,7 +2244,7 @@ class TestCasa(unittest.TestCase):
 
     # O teto é de 600 linhas; os scripts que são um protocolo inteiro têm mais, e servidor.py, que são três serviços,
     # dois motores e TLS, mais ainda: cortá-lo em dois custaria poder copiar um arquivo só.
-    LIMITS = {"servidor.py": 950, "cliente.py": 650, "raw_server.py": 700, "raw_client.py": 700, "led_gpio.py": 700}
+    LIMITS = {"servidor.py": 1000, "cliente.py": 650, "raw_server.py": 700, "raw_client.py": 700, "led_gpio.py": 700}
     FENCE = re.compile(r"^# --- bloco comum: (.+?) ---$(.*?)^# --- fim do bloco comum: \1 ---$", re.M | re.S)
 
     def test_the_files(self):

@@ -1,0 +1,598 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Cliente UDP: uma linha, um datagrama. Conversa, pergunta e mede o que se perde pelo caminho.
+
+    ./servidor_udp.py                  em um terminal
+    ./cliente_udp.py                   em outro: cada linha digitada volta
+
+    ./cliente_udp.py --ping 50         50 datagramas numerados: tempos, perdas, cópias, trocas de ordem
+    ./cliente_udp.py --apelido ana     entra na sala de: ./servidor_udp.py --modo chat
+
+O datagrama de --ping, que qualquer servidor de eco devolve (números com o byte maior primeiro):
+
+     0       4         8        12                      --tamanho
+    +--------+---------+--------+------------------------+
+    | "PING" | sorteio | número | 00 01 02 ... FF 00 ... |   o sorteio é desta execução: um eco de outra não engana
+    +--------+---------+--------+------------------------+
+
+Enviar dá certo mesmo sem ninguém do outro lado. Um socket UDP conectado (connect() não manda nada: só anota o destino)
+ao menos recebe o aviso ICMP "porta sem dono" que a outra máquina devolve; sem ele, resta esperar um tanto e desistir.
+
+O que ele não faz: não cifra, não parte em pedaços o que não cabe num datagrama, e não sabe se o que se perdeu foi a
+pergunta ou a resposta (nenhum programa sabe).
+"""
+import argparse
+import collections
+import contextlib
+import errno
+import itertools
+import math
+import os
+import queue
+import secrets
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+import types
+
+try:
+    import readline  # edição e histórico da linha digitada; sem ele (Windows), o terminal faz o que sabe
+except ImportError:
+    readline = None
+try:
+    import termios  # o readline põe o terminal em outro modo; só isto o devolve se o programa acaba no meio da linha
+except ImportError:
+    termios = None
+
+
+# --- bloco comum: casa ---
+VERSION = "1.0"
+
+
+class Failure(Exception):
+    """Erro que o usuário pode resolver: vira uma linha em stderr e estado 1, nunca um traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """O argparse, com o erro de uso em uma linha só (estado 2)."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
+
+
+def escape(text: str) -> str:
+    r"""Mostra o que não se imprime (ESC vira \x1b): a rede não comanda o terminal de ninguém."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def number(kind, low, high, unit):
+    """Cria o type= de uma opção: um número (kind = int ou float) de low a high, ou uma linha de erro."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:  # NaN também cai aqui
+            raise argparse.ArgumentTypeError(f"{text!r} não serve: use {unit} de {low} a {high}")
+        return value
+    return parse
+
+
+def run(build_parser, action, argv=None):
+    """Lê a linha de comando, roda action(args) e devolve o estado de saída: 0, 1 ou 130 (o argparse sai com 2)."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="replace")  # saída cp1252 ou ascii: o acento se perde, o programa não
+    try:
+        status = action(build_parser().parse_args(argv))
+        print(end="", flush=True)  # um cano fechado aparece aqui, e não na saída do interpretador
+        return status or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head -1` já foi embora: nada mais a escrever, nem na hora de sair
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Failure, OSError) as error:
+        print(f"{os.path.basename(sys.argv[0])}: erro: {error}", file=sys.stderr)
+        return 1
+# --- fim do bloco comum: casa ---
+
+
+# --- bloco comum: endereço ---
+def host_name(text):
+    """Endereço IPv4 ou IPv6, ou nome de máquina; um número sozinho é uma porta fora do lugar."""
+    if text.isdigit():
+        prog = os.path.basename(sys.argv[0])
+        raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: ./{prog} 127.0.0.1 {text}")
+    return text
+
+
+port_number = number(int, 0, 65535, "uma porta")
+# --- fim do bloco comum: endereço ---
+
+
+# --- bloco comum: udp ---
+MAX_PAYLOAD = {socket.AF_INET: 65507, socket.AF_INET6: 65527}  # 65535 - 8 do UDP (e - 20 do IPv4): RFC 768 e 791
+ENTER = b"/entrar"  # o que manda à sala quem ainda não entrou nela
+CODE_SIZE = 7  # letras: com o fim de linha, o código cabe na resposta a "/entrar" com o seu
+INVITE = "* seu código é {}: mande-o de volta para entrar na sala\n"
+HINTS = tuple(text.encode() for text in ("* quem é você? digite /entrar\n", "digite /entrar\n", "?\n"))
+
+
+def socket_address(host, port):
+    """(família, endereço) de host e porta; um nome que tem IPv4 e IPv6 vale pelo IPv4, e os dois lados combinam."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    return min(((family, address) for family, *_, address in found), key=lambda item: item[0] != socket.AF_INET)
+# --- fim do bloco comum: udp ---
+
+
+WAKE_S = 1.0  # no Windows o Ctrl+C só é visto entre duas esperas
+ANSWER_SIZE = 65536  # maior que qualquer datagrama: nada chega cortado, e linha que passe dele será recusada
+QUEUE_BYTES = 1 << 20  # o que se pede para as filas do kernel; o padrão do macOS (9216) nem cabe um datagrama grande
+QUEUE_LINES = 64  # linhas lidas antes da hora de enviar
+REMEMBERED = 32  # perguntas que ainda podem receber resposta, em dia ou atrasada
+HELLO_SIZE = 64  # bytes do /entrar: a sala não devolve mais do que recebe, e assim a frase inteira cabe
+MAX_PROOFS = 3  # vezes que se responde a pedidos de código por pergunta: um servidor torto não nos faz girar
+KEEPALIVE_S = 15  # um datagrama vazio diz à sala que ainda estamos; os roteadores esquecem um UDP calado em uns 30 s
+LAST_COPIES_S = 0.1  # depois da última resposta, o que se espera por cópias
+LIVE_S = 0.1  # intervalo da linha viva do --ping
+STRIP_WIDTH = 64  # marcas por linha do gráfico
+STRIP_ROWS = 16  # linhas do gráfico; além disso cada marca vale por vários datagramas
+
+
+# Protocolo: bytes entram, bytes saem.
+
+PING = struct.Struct("!4sII")
+PING_FILL = bytes(range(256))
+
+
+def encode_ping(session: int, seq: int, size: int) -> bytes:
+    """O datagrama número `seq` (32 bits) da execução `session`, com `size` bytes (12 ou mais)."""
+    fill = size - PING.size
+    return PING.pack(b"PING", session, seq) + (PING_FILL * (fill // 256 + 1))[:fill]
+
+
+def decode_ping(data: bytes, session: int, size: int) -> int:
+    """O número de um eco, ou -1 se ele não é exatamente um dos datagramas desta execução."""
+    seq = PING.unpack_from(data.ljust(PING.size))[2]
+    return seq if data == encode_ping(session, seq, size) else -1
+
+
+def proof(answer: bytes, line: bytes):
+    """O que responder a uma sala que pede prova de endereço, para então dizer `line`; None se ela não pede nada."""
+    head, tail = INVITE.encode().split(b"{}")
+    if answer in HINTS:
+        return ENTER.ljust(HELLO_SIZE)
+    if answer.startswith(head) and answer.endswith(tail) and len(answer) == len(head) + CODE_SIZE + len(tail):
+        return answer[len(head):][:CODE_SIZE] + b" " + line
+    return None
+
+
+class Tally:
+    """As contas de um --ping: recebe números e instantes, não conhece sockets nem relógios."""
+
+    def __init__(self, patience_s):
+        self.patience_s, self.left_at, self.trips = patience_s, [], {}  # trips: número -> segundos de ida e volta
+        self.duplicates = self.reordered = self.strange = self.newest = 0
+
+    def answered(self, seq, now):
+        if not 0 <= seq < len(self.left_at):
+            self.strange += 1  # nem é desta execução, ou nem saiu ainda
+        elif seq in self.trips:
+            self.duplicates += 1
+        else:
+            self.trips[seq] = now - self.left_at[seq]
+            self.reordered += seq < self.newest
+            self.newest = max(seq, self.newest)
+
+    def on_time(self):
+        return sorted(trip for trip in self.trips.values() if trip <= self.patience_s)
+
+    def lost(self):
+        return len(self.left_at) - len(self.trips)
+
+    def marks(self) -> str:
+        """Uma letra por datagrama enviado: . respondido, a atrasado, x perdido."""
+        trips = [self.trips.get(seq, math.inf) for seq in range(len(self.left_at))]
+        return "".join("x" if trip == math.inf else "a" if trip > self.patience_s else "." for trip in trips)
+
+
+def percentile(ordered: list, percent: float) -> float:
+    """O menor valor da lista em ordem que não é menor que `percent` por cento dela (nearest rank)."""
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def strip_chart(marks: str) -> list:
+    """As linhas do gráfico, com o número do primeiro datagrama de cada; se não cabem, vale o pior de cada grupo."""
+    group = math.ceil(len(marks) / (STRIP_WIDTH * STRIP_ROWS)) or 1
+    worst = "".join(max(marks[i:i + group], key=".ax".index) for i in range(0, len(marks), group))
+    rows = [f"{i * group + 1:>7} {worst[i:i + STRIP_WIDTH]}" for i in range(0, len(worst), STRIP_WIDTH)]
+    return [*rows, " " * 8 + ". respondido   a atrasado   x perdido" + f"   (o pior de cada {group})" * (group > 1)]
+
+
+def report(tally: Tally) -> list:
+    """O resumo de um --ping, linha por linha."""
+    count, trips, lost = len(tally.left_at), tally.on_time(), tally.lost()
+    lines = [f"{count} enviados: {len(trips)} respondidos, {count - lost - len(trips)} atrasados, {lost} perdidos "
+             f"({100 * lost / max(1, count):.1f}%)",
+             f"{tally.duplicates} em dobro, {tally.reordered} fora de ordem, {tally.strange} estranhos"]
+    if trips:
+        low, middle, p99, high = (1000 * percentile(trips, percent) for percent in (0, 50, 99, 100))
+        lines.append(f"ida e volta: mínimo {low:.3f}  mediana {middle:.3f}  p99 {p99:.3f}  máximo {high:.3f} ms")
+    return lines + strip_chart(tally.marks())
+
+
+# O socket.
+
+class Wire:
+    """Um socket UDP conectado: connect() não manda nada, só fixa o destino e filtra o que vem de outros."""
+
+    def __init__(self, args):
+        self.args, self.where, self.refused = args, f"{args.endereco} porta {args.porta}", 0  # refused: avisos ICMP
+        try:
+            family, address = socket_address(args.endereco, args.porta)
+        except (OSError, UnicodeError):
+            raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, ou use 127.0.0.1, que é esta")
+        self.sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                with contextlib.suppress(OSError):  # ENOBUFS onde o sistema recusa em vez de dar o que pode
+                    self.sock.setsockopt(socket.SOL_SOCKET, option, QUEUE_BYTES)
+            self.sock.connect(address)
+            self.sock.setblocking(False)
+            self.limit = min(MAX_PAYLOAD[family], self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+        except OSError as error:
+            self.sock.close()
+            raise self.explain(error)
+        self.close = self.sock.close
+
+    def send(self, data):
+        """Manda um datagrama; Failure se não cabe em um."""
+        if len(data) > self.limit:
+            raise Failure(f"{len(data)} bytes não cabem num datagrama: o limite aqui é {self.limit}, e nada foi "
+                          "enviado. Para mais que isso, use TCP: ./cliente.py")
+        if self.attempt("->", self.sock.send, data) is None:  # só trouxe o aviso do datagrama anterior: nada saiu
+            self.attempt("->", self.sock.send, data)
+
+    def receive(self, wait_s, *others):
+        """O próximo datagrama, ou None: passou o prazo, veio um aviso ICMP, ou um de `others` tem algo a ler."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            left = deadline - time.monotonic()
+            ready = select.select([self.sock, *others], [], [], max(0, min(left, WAKE_S)))[0]
+            if ready or left <= 0:
+                return self.attempt("<-", self.sock.recv, ANSWER_SIZE) if self.sock in ready else None
+
+    def attempt(self, arrow, operation, argument):
+        """Chama send ou recv; conta os avisos ICMP, e explica os erros que alguém tem de resolver."""
+        result = None
+        try:
+            result = operation(argument)
+        except ConnectionError:
+            self.refused += 1
+        except BlockingIOError:
+            pass  # fila de saída cheia, ou um datagrama que chegou com a soma de verificação errada: mais um perdido
+        except OSError as error:
+            raise self.explain(error)
+        if self.args.verbose and result is not None:
+            data = argument if arrow == "->" else result
+            print(arrow, len(data), "B", *readable(data[:48]), file=sys.stderr, flush=True)
+        return result
+
+    def explain(self, error):
+        hint = {errno.EMSGSIZE: "tente um datagrama menor", errno.EACCES: "é um endereço de difusão?",
+                errno.EPERM: "um firewall não deixa?"}.get(error.errno, "confira o endereço e a rede: ip route")
+        return Failure(f"não foi possível falar com {self.where} ({error.strerror or error}): {hint}")
+
+    def nobody(self):
+        return (f"ninguém escuta em {self.where}: o datagrama saiu mesmo assim, e o que voltou foi o aviso ICMP de "
+                "porta sem dono. Em TCP o connect() já teria sido recusado, antes de qualquer dado. "
+                f"Confira a porta, ou suba o servidor: ./servidor_udp.py {self.args.endereco} {self.args.porta}")
+
+    def silence(self):
+        return (f"sem resposta de {self.where} em {self.args.espera:g} s, em {self.args.tentativas} tentativa(s). O "
+                "datagrama saiu, mas em UDP ninguém avisa o que se perde: a pergunta, a resposta, ou um firewall no "
+                "caminho; o TCP teria retransmitido sozinho. Tente: --tentativas 5")
+
+
+# Modo pergunta: --mensagem, ou uma linha da entrada por vez.
+
+def ask_all(args, questions):
+    """Uma pergunta por linha, uma resposta por linha; 1 se alguma ficou sem resposta."""
+    status = 0
+    for question in questions:
+        answer = ask(args, question)
+        if answer is None:
+            status = 1
+        else:
+            print("\n".join(readable(answer)), flush=True)
+    return status
+
+
+def ask(args, question):
+    """Manda a pergunta e devolve a resposta, ou None; Failure se ninguém escuta lá.
+
+    Cada pergunta sai de um socket novo, e portanto de uma porta nova: a resposta atrasada de uma pergunta anterior
+    chega a uma porta que já fechou, e nunca é tomada pela resposta desta. (O DNS faz o mesmo.)
+    """
+    with contextlib.closing(Wire(args)) as wire:
+        for left in reversed(range(args.tentativas)):
+            answer = exchange(wire, question, hurry=left == 0)
+            if answer is not None:
+                return answer
+        if wire.refused:
+            raise Failure(wire.nobody())
+        print(f"{os.path.basename(sys.argv[0])}: erro: {wire.silence()}", file=sys.stderr, flush=True)
+    return None
+
+
+def exchange(wire, question, hurry):
+    """Uma tentativa: a resposta, ou None. Se é uma sala, entra, pergunta e sai.
+
+    hurry: se ninguém escuta lá, desiste na hora; senão, gasta a espera toda: o servidor pode estar subindo.
+    """
+    deadline, proofs, wire.refused = time.monotonic() + wire.args.espera, 0, 0
+    wire.send(question)
+    while time.monotonic() < deadline and not (hurry and wire.refused):
+        answer = wire.receive(deadline - time.monotonic())
+        reply = proof(answer, question) if answer not in (None, question) and proofs < MAX_PROOFS else None
+        if reply is not None:
+            proofs += 1
+            wire.send(reply)
+        elif answer is not None:
+            if proofs:
+                wire.send(b"/sair")
+            return answer
+    return None
+
+
+def readable(data: bytes) -> list:
+    """As linhas de um datagrama, prontas para o terminal."""
+    text = data.decode("utf-8", "replace")
+    return [escape(line) for line in (text[:-1] if text.endswith("\n") else text).split("\n")]
+
+
+# Modo conversa: um socket só, e o teclado e a rede ao mesmo tempo.
+
+class Keyboard:
+    """Lê a entrada padrão numa thread (o select() do Windows só aceita sockets) e avisa por um par de sockets."""
+
+    def __init__(self, prompt):
+        self.prompt, self.lines = prompt, queue.Queue(QUEUE_LINES)
+        self.wake_r, self.wake_w = socket.socketpair()
+        self.fileno = self.wake_r.fileno  # é o que o select() pergunta
+        self.saved = termios.tcgetattr(0) if termios and os.isatty(0) else None
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        for line in itertools.chain(typed_lines(self.prompt) if os.isatty(0) else piped_lines(), [None]):
+            self.lines.put(line)
+            with contextlib.suppress(OSError):  # o programa está acabando e já fechou o par
+                self.wake_w.send(b"!")
+
+    def get(self):
+        """Espera e devolve a próxima linha (bytes), ou None no fim."""
+        while not select.select([self], [], [], WAKE_S)[0]:
+            pass
+        self.wake_r.recv(1)
+        return self.lines.get()
+
+    def close(self):
+        if self.saved:
+            termios.tcsetattr(0, termios.TCSADRAIN, self.saved)
+        if self.prompt:
+            print()
+        self.wake_r.close()
+        self.wake_w.close()
+
+
+def typed_lines(prompt):
+    sys.stdin.reconfigure(errors="replace")
+    with contextlib.suppress(EOFError):  # Ctrl+D
+        while True:
+            yield input(prompt).encode("utf-8", "replace")
+
+
+def piped_lines():
+    """As linhas da entrada, sem o fim delas; com os.read(), porque uma thread parada nele não atrapalha a saída."""
+    pending, chunk = b"", b"?"
+    while chunk:
+        chunk = os.read(0, ANSWER_SIZE)
+        *lines, pending = (pending + chunk).split(b"\n")
+        yield from lines
+        if pending and (not chunk or len(pending) >= ANSWER_SIZE):
+            yield pending
+            pending = b""
+
+
+class Conversation:
+    """As perguntas à espera (waiting) guardam data, sent_at, deadline, tries e late: o prazo de todas já passou."""
+
+    def __init__(self, wire, keyboard, args):
+        self.wire, self.keyboard, self.args = wire, keyboard, args
+        self.waiting = collections.deque(maxlen=REMEMBERED)
+        self.nick = b"/nick " + args.apelido.encode("utf-8", "replace") if args.apelido else None
+        self.last, self.proofs, self.member, self.leaving, self.keepalive_at = b"", 0, False, False, math.inf
+
+    def run(self):
+        if self.nick:
+            self.say(ENTER.ljust(HELLO_SIZE))
+        while not self.leaving or any(not question.late for question in self.waiting):
+            data = self.wire.receive(self.patience(), *([] if self.leaving else [self.keyboard]))
+            if self.wire.refused:
+                self.wire.refused = 0
+                self.waiting.clear()
+                self.show([f"({self.wire.nobody()})"])
+            elif data is not None:
+                self.hear(data)
+            elif not self.leaving and select.select([self.keyboard], [], [], 0)[0]:
+                self.obey(self.keyboard.get())
+            self.check_deadlines()
+
+    def patience(self):
+        """Segundos até o próximo prazo."""
+        deadlines = [question.deadline for question in self.waiting if not question.late]
+        return max(0, min(WAKE_S, min([self.keepalive_at, *deadlines]) - time.monotonic()))
+
+    def obey(self, line):
+        """Uma linha do teclado; None é o Ctrl+D, que numa sala quer dizer /sair."""
+        if line is None and self.member:
+            line = b"/sair"
+        self.leaving = line is None or self.member and line.strip() == b"/sair"
+        if line is not None and len(line) > self.wire.limit:
+            self.show([f"({len(line)} bytes não cabem num datagrama: o limite aqui é {self.wire.limit})"])
+        elif line is not None:
+            self.say(line)
+
+    def say(self, line):
+        self.last, self.proofs, now = line, 0, time.monotonic()
+        self.waiting.append(types.SimpleNamespace(data=line, sent_at=now, deadline=now + self.args.espera,
+                                                  tries=self.args.tentativas, late=False))
+        self.send(line)
+
+    def send(self, data):
+        self.wire.send(data)
+        if self.member:
+            self.keepalive_at = time.monotonic() + KEEPALIVE_S
+
+    def hear(self, data):
+        """Mostra o que chegou, e desconta a pergunta a que responde; a um pedido de código, responde sozinho."""
+        note = self.settle(data)
+        answer = proof(data, self.nick or self.last) if not note and data != self.last else None
+        if answer is None or self.proofs >= MAX_PROOFS:
+            return self.show(readable(data), note)
+        self.proofs += 1
+        self.member = self.member or not answer.startswith(ENTER)
+        self.send(answer)
+        if self.nick and not answer.startswith(ENTER) and not self.last.startswith(ENTER):
+            self.send(self.last)  # a sala nos tinha esquecido: entrou outra vez, e agora diz o que ia dizer
+        return None
+
+    def settle(self, data):
+        """Tira da espera o que `data` responde; devolve uma nota se ele pode responder a uma pergunta velha.
+
+        Um eco é igual à pergunta, e só a ela responde. Outra coisa qualquer (a sala, uma pessoa com nc) não diz a que
+        responde, mas mostra que há alguém lá.
+        """
+        same = [question for question in self.waiting if question.data == data]
+        late = [question for question in same if question.late]
+        settled = late and same or same[:1] or [question for question in self.waiting if not question.late]
+        for question in settled:
+            self.waiting.remove(question)
+        if not late:
+            return ""
+        age = f"{time.monotonic() - late[0].sent_at:.1f} s"
+        return f"  (atrasada: {age})" if late == same else f"  (esta, ou a atrasada de {age}: são iguais)"
+
+    def check_deadlines(self):
+        now = time.monotonic()
+        if now >= self.keepalive_at:
+            self.send(b"")
+        for question in [question for question in self.waiting if not question.late and question.deadline <= now]:
+            question.tries -= 1
+            question.late = question.tries == 0
+            question.deadline = now + self.args.espera
+            if question.late:
+                self.show([f"({self.wire.silence()})"])
+            else:
+                self.send(question.data)
+
+    def show(self, lines, note=""):
+        """Escreve acima da linha que está sendo digitada, e a redesenha."""
+        text = "\n".join(lines) + note
+        if not self.keyboard.prompt:
+            return print(text, flush=True)
+        typed = readline.get_line_buffer() if readline else ""
+        return print(f"\r\x1b[K{text}\n" + (not self.leaving) * (self.keyboard.prompt + typed), end="", flush=True)
+
+
+# Modo medida: --ping.
+
+def ping(args):
+    """Manda --ping datagramas numerados e conta o que volta; Failure se nada voltou."""
+    tally = Tally(args.espera)
+    with contextlib.closing(Wire(args)) as wire:
+        if args.tamanho > wire.limit:
+            raise Failure(f"{args.tamanho} bytes não cabem num datagrama: o limite aqui é {wire.limit}")
+        try:
+            run_ping(wire, args, tally)
+        finally:  # com Ctrl+C também há o que contar
+            live(wire, tally, last=True)
+            print(f"{wire.where}, {args.tamanho} bytes", *report(tally), sep="\n", flush=True)
+        if not tally.trips:
+            raise Failure(wire.nobody() if wire.refused else wire.silence())
+
+
+def run_ping(wire, args, tally):
+    """O laço: a cada intervalo sai um, e entre um e outro se escuta; no fim, até voltarem todos ou acabar a espera."""
+    session, next_at, next_live, finish = secrets.randbits(32), time.monotonic(), 0.0, math.inf
+    while time.monotonic() < finish:
+        now = time.monotonic()
+        if len(tally.left_at) < args.ping and now >= next_at:
+            tally.left_at.append(time.perf_counter())  # o relógio mais fino; só para medir
+            wire.send(encode_ping(session, len(tally.left_at) - 1, args.tamanho))
+            next_at = max(next_at, now - WAKE_S) + args.intervalo / 1000
+            finish = math.inf if len(tally.left_at) < args.ping else now + args.espera
+        data = wire.receive((next_at if finish == math.inf else finish) - now)
+        if data is not None:
+            tally.answered(decode_ping(data, session, args.tamanho), time.perf_counter())
+            if not tally.lost() and finish < math.inf:
+                finish = min(finish, time.monotonic() + LAST_COPIES_S)
+        if now >= next_live:
+            next_live = now + LIVE_S
+            live(wire, tally)
+
+
+def live(wire, tally, last=False):
+    """A linha viva: só num terminal, e só enquanto há o que esperar."""
+    if sys.stderr.isatty():
+        text = "" if last else (f"{len(tally.left_at)}/{wire.args.ping} enviados, {len(tally.trips)} respondidos, "
+                                f"{wire.refused} avisos de porta sem dono")
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def serve(args):
+    if args.ping:
+        return ping(args)
+    if args.mensagem is not None:
+        return ask_all(args, [args.mensagem.encode("utf-8", "replace")])
+    if not args.apelido and not os.isatty(0):
+        with contextlib.closing(Keyboard("")) as keyboard:
+            return ask_all(args, iter(keyboard.get, None))
+    prompt = "> " if os.isatty(0) and os.isatty(1) else ""
+    with contextlib.closing(Wire(args)) as wire, contextlib.closing(Keyboard(prompt)) as keyboard:
+        return Conversation(wire, keyboard, args).run()
+
+
+def build_parser():
+    parser = Parser(description="Cliente UDP: conversa, pergunta, mede.", epilog="Em outro terminal: ./servidor_udp.py")
+    parser.add_argument("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
+                        help="IPv4, IPv6 ou nome do servidor (padrão: %(default)s)")
+    parser.add_argument("porta", nargs="?", default=5050, type=number(int, 1, 65535, "uma porta"), metavar="PORTA",
+                        help="porta do servidor (padrão: %(default)s)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--mensagem", metavar="TEXTO", help="manda TEXTO, mostra a resposta e acaba")
+    what.add_argument("--ping", type=number(int, 1, 100000, "um número"), metavar="N",
+                      help="manda N datagramas numerados e conta o que volta")
+    what.add_argument("--apelido", metavar="NOME", help="entra numa sala de chat com este nome")
+    parser.add_argument("--espera", type=number(float, 0.01, 3600, "segundos"), default=2, metavar="S",
+                        help="segundos à espera de uma resposta (padrão: %(default)s)")
+    parser.add_argument("--tentativas", type=number(int, 1, 100, "um número"), default=1, metavar="N",
+                        help="envios de cada pergunta até desistir (padrão: %(default)s, sem retransmitir)")
+    parser.add_argument("--intervalo", type=number(float, 0, 60000, "milissegundos"), default=100, metavar="MS",
+                        help="milissegundos entre um --ping e o próximo (padrão: %(default)s)")
+    parser.add_argument("--tamanho", type=number(int, PING.size, 65527, "bytes"), default=64, metavar="B",
+                        help="bytes de cada --ping (padrão: %(default)s)")
+    parser.add_argument("--verbose", action="store_true", help="conta em stderr cada datagrama")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    return parser
+
+
+def main(argv=None):
+    return run(build_parser, serve, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

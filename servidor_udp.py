@@ -1,0 +1,600 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Servidor UDP de eco e de chat: cada datagrama é um cartão-postal, com remetente e sem garantia.
+
+    ./servidor_udp.py                            em um terminal: eco em 127.0.0.1 porta 5050
+    ./cliente_udp.py                             em outro: cada linha digitada volta
+
+    ./servidor_udp.py --modo chat                uma sala, para cliente_udp.py e para nc -u
+    ./servidor_udp.py --perda 20 --semente 7     uma rede ruim de propósito, sempre com o mesmo azar
+
+        cliente                       servidor
+                                      socket() bind()        não há listen() nem accept(): um socket só serve a
+        socket()                                             todos, e cada datagrama traz o endereço de quem o mandou
+        sendto(b"oi") ------?----->   recvfrom_into()
+        recvfrom()    <-----?------   sendto(b"oi")          "?": aqui ele pode se perder, chegar duas vezes ou fora
+                                                             de ordem, e ninguém é avisado
+
+O remetente de um cartão-postal pode ser mentira. Por isso ninguém recebe daqui mais bytes nem mais datagramas do que
+mandou, enquanto não prova que mora onde diz; e há um limite do que se aceita de cada um por segundo. O 5050 é o mesmo
+do servidor TCP: as portas de um e de outro são gavetas diferentes, e os dois rodam juntos.
+
+O que ele não faz: não cifra, não retransmite, não guarda nada. Escutando em 0.0.0.0 numa máquina de vários endereços, a
+resposta sai pelo que a rota escolher, que pode não ser o que o cliente espera (escute num só, se isto incomodar).
+"""
+import argparse
+import base64
+import collections
+import contextlib
+import errno
+import hashlib
+import heapq
+import hmac
+import math
+import os
+import random
+import secrets
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import types
+
+
+# --- bloco comum: casa ---
+VERSION = "1.0"
+
+
+class Failure(Exception):
+    """Erro que o usuário pode resolver: vira uma linha em stderr e estado 1, nunca um traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """O argparse, com o erro de uso em uma linha só (estado 2)."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
+
+
+def escape(text: str) -> str:
+    r"""Mostra o que não se imprime (ESC vira \x1b): a rede não comanda o terminal de ninguém."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def number(kind, low, high, unit):
+    """Cria o type= de uma opção: um número (kind = int ou float) de low a high, ou uma linha de erro."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:  # NaN também cai aqui
+            raise argparse.ArgumentTypeError(f"{text!r} não serve: use {unit} de {low} a {high}")
+        return value
+    return parse
+
+
+def run(build_parser, action, argv=None):
+    """Lê a linha de comando, roda action(args) e devolve o estado de saída: 0, 1 ou 130 (o argparse sai com 2)."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="replace")  # saída cp1252 ou ascii: o acento se perde, o programa não
+    try:
+        status = action(build_parser().parse_args(argv))
+        print(end="", flush=True)  # um cano fechado aparece aqui, e não na saída do interpretador
+        return status or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head -1` já foi embora: nada mais a escrever, nem na hora de sair
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Failure, OSError) as error:
+        print(f"{os.path.basename(sys.argv[0])}: erro: {error}", file=sys.stderr)
+        return 1
+# --- fim do bloco comum: casa ---
+
+
+# --- bloco comum: endereço ---
+def host_name(text):
+    """Endereço IPv4 ou IPv6, ou nome de máquina; um número sozinho é uma porta fora do lugar."""
+    if text.isdigit():
+        prog = os.path.basename(sys.argv[0])
+        raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: ./{prog} 127.0.0.1 {text}")
+    return text
+
+
+port_number = number(int, 0, 65535, "uma porta")
+# --- fim do bloco comum: endereço ---
+
+
+# --- bloco comum: escuta ---
+def explain_bind(error, host, port):
+    """Por que não dá para escutar em host:port, e o que digitar em seguida."""
+    prog = os.path.basename(sys.argv[0])
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
+    if error.errno == errno.EADDRINUSE:
+        return (f"a porta {port} já está em uso em {host}. Quem a usa: ss -lntup 'sport = :{port}'. "
+                f"Outra porta: ./{prog} {host} {port % 65535 + 1}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"a porta {port} é do administrador (abaixo de 1024). Tente outra: ./{prog} {host} {port + 5000}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} não é um endereço desta máquina. Os dela: ip addr. Todos de uma vez: ./{prog} 0.0.0.0 {port}"
+    return f"não foi possível escutar em {host} porta {port}: {error.strerror or error}"
+# --- fim do bloco comum: escuta ---
+
+
+# --- bloco comum: udp ---
+MAX_PAYLOAD = {socket.AF_INET: 65507, socket.AF_INET6: 65527}  # 65535 - 8 do UDP (e - 20 do IPv4): RFC 768 e 791
+ENTER = b"/entrar"  # o que manda à sala quem ainda não entrou nela
+CODE_SIZE = 7  # letras: com o fim de linha, o código cabe na resposta a "/entrar" com o seu
+INVITE = "* seu código é {}: mande-o de volta para entrar na sala\n"
+HINTS = tuple(text.encode() for text in ("* quem é você? digite /entrar\n", "digite /entrar\n", "?\n"))
+
+
+def socket_address(host, port):
+    """(família, endereço) de host e porta; um nome que tem IPv4 e IPv6 vale pelo IPv4, e os dois lados combinam."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    return min(((family, address) for family, *_, address in found), key=lambda item: item[0] != socket.AF_INET)
+# --- fim do bloco comum: udp ---
+
+
+RECEIVE_QUEUE = 4 << 20  # bytes que se pedem para a fila do kernel: o que chega com ela cheia se perde sem aviso
+WAKE_S = 1  # no Windows o Ctrl+C só é visto entre duas esperas; e de quanto em quanto a sala confere silêncios
+BATCH = 256  # datagramas lidos por vez antes de conferir os prazos: uma inundação não para o relógio
+ANY_HOST = ("0.0.0.0", "::")  # "todos os endereços desta máquina"
+FIRST_USER_PORT = 1024  # abaixo dela moram DNS, NTP, echo, chargen: ninguém digita de lá, e quem responde faz laço
+MAX_SOURCES = 4096  # remetentes lembrados; o mais antigo dá lugar
+QUOTA = 1000  # datagramas por cota: só de cota em cota um remetente é conferido, e o caminho quente fica curto
+ECHO_RATE = 1000  # datagramas por segundo de um remetente: mais que um exercício precisa, menos que um ataque quer
+LOOPBACK_RATE = 100000  # de 127.0.0.1 e ::1, que ninguém forja de fora: um programa ligeiro, nunca uma inundação
+CHAT_RATE = 20  # na sala cada datagrama vai a todos; ninguém digita 20 linhas por segundo
+LOOP_COPIES = 5000  # datagramas em que toda amostra foi igual: são dois servidores num laço, e um dos dois cala
+COOKIE_PERIOD_S = 60  # um código vale no seu minuto e no seguinte; o servidor não guarda nenhum
+MAX_MEMBERS = 64  # quem manda um datagrama à sala faz sair um por membro
+SILENCE_S = 120  # sem conexão, só o silêncio diz que alguém se foi
+LINE_LIMIT = 1024  # bytes de uma linha na sala: cabe num quadro Ethernet, sem fragmentar
+NICK_LIMIT = 20  # caracteres
+MAX_DELAYED, MAX_DELAYED_BYTES = 8192, 8 << 20  # datagramas e bytes que --atraso segura: o resto se perde
+
+
+# Protocolo: bytes entram, bytes saem.
+
+class ProtocolError(ValueError):
+    """O outro lado não respeitou o protocolo; a mensagem é a que se envia a ele."""
+
+
+def cookie(key: bytes, host: str, port: int, period: int) -> str:
+    """O código de um endereço num minuto: só o dono do endereço o recebe, só quem tem a chave o calcula.
+
+    BLAKE2s com chave (RFC 7693) sobre o minuto (8 bytes, o maior primeiro), a porta (2) e o texto do endereço; dos 40
+    bits do resumo, os 35 primeiros, 5 por letra (base32, RFC 4648). Nada se guarda: para conferir, calcula-se de novo.
+    """
+    message = period.to_bytes(8, "big") + port.to_bytes(2, "big") + host.encode()
+    return base64.b32encode(hashlib.blake2s(message, key=key, digest_size=5).digest()).decode()[:CODE_SIZE]
+
+
+def fitting(texts, room: int) -> bytes:
+    """O primeiro texto que cabe em `room` bytes, ou b"": a resposta a um desconhecido nunca é maior que a pergunta."""
+    return next((text for text in texts if len(text) <= room), b"")
+
+
+# --- bloco comum: sala ---
+def parse_command(line: str) -> tuple:
+    """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
+    if not line.startswith("/"):
+        return "", line
+    name, _, rest = line[1:].partition(" ")
+    return name.lower(), rest.strip()
+
+
+def valid_nick(nick: str) -> str:
+    """Devolve o apelido, se serve; ProtocolError se não."""
+    if not 1 <= len(nick) <= NICK_LIMIT or not nick.isprintable() or " " in nick or nick.startswith("/"):
+        raise ProtocolError(f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços")
+    return nick
+# --- fim do bloco comum: sala ---
+
+
+def is_loopback(host: str) -> bool:
+    """127.0.0.0/8 (também como o IPv6 o escreve) ou ::1: o kernel não aceita estas origens vindas de um cabo."""
+    return host == "::1" or host.startswith(("127.", "::ffff:127."))
+
+
+# Quem merece resposta.
+
+class Guard:
+    """O balde de fichas (token bucket) de cada remetente: uma ficha por datagrama, QUOTA fichas por vez.
+
+    O caminho quente só consulta e desconta `tokens`; quem não tem ficha passa por admit(), que decide se merece uma
+    cota nova. Assim as conferências caras custam um milésimo por datagrama, e quem não merece nunca tem ficha.
+    """
+
+    def __init__(self, own, rate):
+        self.own, self.rate = own, rate
+        self.tokens = {}  # remetente -> fichas que restam
+        self.quotas = {}  # remetente -> (quando pode ter outra cota, amostra, datagramas desde que ela se repete)
+        self.sources, self.dropped = 0, collections.Counter()
+
+    def admit(self, source, data):
+        """Dá a `source`, que está sem fichas, uma cota nova (e gasta a primeira), ou descarta o datagrama."""
+        now = time.monotonic()
+        due, sample, copies = self.quotas.get(source, (0.0, None, 0))
+        if now < due:
+            return self.drop("acima da taxa", source)
+        if source[1] < FIRST_USER_PORT:
+            return self.drop("porta de origem abaixo de 1024", source)
+        if self.is_own(source):
+            return self.drop("origem é o próprio servidor", source)
+        repeated = hash(bytes(data)) == sample
+        looping = repeated and copies >= LOOP_COPIES
+        self.grant(source, now, hash(bytes(data)), copies if repeated and not looping else 0)
+        if looping:  # um laço morre com esta perda só; um cliente que se repete perde um em cinco mil
+            return self.drop("laço com outro servidor de eco", source)
+        return True
+
+    def grant(self, source, now, sample, copies):
+        rate = self.rate or (LOOPBACK_RATE if is_loopback(source[0]) else ECHO_RATE)
+        most = int(min(QUOTA, rate))
+        quota = random.randint((most + 1) // 2, most)  # sorteada: um laço de vários datagramas não acerta o passo dela
+        if self.quotas.pop(source, None) is None:
+            self.sources += 1
+            if len(self.quotas) >= MAX_SOURCES:
+                oldest = next(iter(self.quotas))
+                del self.quotas[oldest], self.tokens[oldest]
+        self.quotas[source] = now + quota / rate, sample, copies + quota
+        self.tokens[source] = quota - 1
+
+    def is_own(self, source):
+        """O datagrama diz vir daqui mesmo? Responder a ele seria falar sozinho para sempre."""
+        if source[1] != self.own[1]:
+            return False
+        if self.own[0] not in ANY_HOST:
+            return source[0] == self.own[0]
+        try:  # escutando em todos, qualquer endereço desta máquina é o próprio: bind() só aceita os dela
+            with socket.socket(socket.AF_INET6 if ":" in source[0] else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.bind((source[0], 0, *source[2:]))
+            return True
+        except OSError:
+            return False
+
+    def drop(self, why, source):
+        """Conta o descarte e, na primeira vez de cada motivo, conta por que; devolve False."""
+        self.dropped[why] += 1
+        if self.dropped[why] == 1:
+            print(f"descartado: {why} (de {source[0]} porta {source[1]}); os próximos só entram na conta final",
+                  file=sys.stderr, flush=True)
+        return False
+
+
+class BadNetwork:
+    """Fica entre o servidor e o socket e estraga o que sai: perde, duplica, atrasa. A mesma semente, o mesmo azar."""
+
+    def __init__(self, send, args, guard):
+        self.real_send, self.guard = send, guard
+        self.loss, self.twice, self.delay_s = args.perda / 100, args.duplica / 100, args.atraso / 1000
+        self.random = random.Random(args.semente)
+        self.held, self.held_bytes, self.order = [], 0, 0  # heap de (quando sai, ordem, dados, destino)
+
+    def send(self, data, source):
+        lost, again = self.random.random() < self.loss, self.random.random() < self.twice
+        # Em dobro só nesta máquina: pela rede, dois por um serviria para multiplicar um ataque.
+        copies = 0 if lost else 2 if again and is_loopback(source[0]) else 1
+        if lost:
+            self.guard.drop("perdido de propósito", source)
+        for _ in range(copies):
+            if self.delay_s:
+                self.hold(bytes(data), source)
+            else:
+                self.real_send(data, source)
+
+    def hold(self, data, source):
+        """Guarda entre metade e uma vez e meia do atraso: variando, os datagramas também trocam de ordem."""
+        due = time.monotonic() + self.delay_s * self.random.uniform(0.5, 1.5)
+        if self.held_bytes + len(data) > MAX_DELAYED_BYTES or len(self.held) == MAX_DELAYED:
+            self.guard.drop("fila do atraso cheia", source)
+        else:
+            self.order += 1
+            self.held_bytes += len(data)
+            heapq.heappush(self.held, (due, self.order, data, source))
+
+    def tick(self):
+        """Manda o que já esperou bastante; devolve os segundos até o próximo."""
+        while self.held and self.held[0][0] <= time.monotonic():
+            _, _, data, source = heapq.heappop(self.held)
+            self.held_bytes -= len(data)
+            self.real_send(data, source)
+        return self.held[0][0] - time.monotonic() if self.held else WAKE_S
+
+
+# A sala.
+
+class Room:
+    """Uma sala sem conexões: membro é o endereço que provou receber o que se manda a ele, até se calar por um tempo.
+
+    A linha volta também a quem a disse: sem conexão, só isto lhe mostra que ela chegou.
+    """
+    HELP = ("/nick NOME      muda o seu apelido\n/quem           mostra quem está na sala\n"
+            "/msg NOME texto fala só com um\n/sair           vai embora\n/ajuda          mostra isto")
+
+    def __init__(self, send, silence_s):
+        self.send, self.silence_s, self.key = send, silence_s, secrets.token_bytes(32)
+        self.members = {}  # endereço -> nick (apelido) e seen (quando falou por último)
+
+    def receive(self, data, source):
+        """Um datagrama é uma linha; vazio, quer dizer "continuo aqui"."""
+        text = bytes(data).decode("utf-8", "replace").strip()
+        first, _, rest = text.partition(" ")
+        proved = len(first) == CODE_SIZE and self.proves(first.upper(), source)
+        if source not in self.members and not (self.welcome(source) if proved else self.challenge(bytes(data), source)):
+            return None
+        self.members[source].seen = time.monotonic()
+        if len(data) > LINE_LIMIT:
+            return self.tell(source, f"* erro: linha com mais de {LINE_LIMIT} bytes")
+        return self.obey(source, *parse_command(rest.strip() if proved else text))
+
+    def codes(self, source):
+        """Os códigos que valem agora: o deste minuto e o do anterior, que quem digita devagar ainda traz na mão."""
+        period = int(time.monotonic() // COOKIE_PERIOD_S)
+        return [cookie(self.key, source[0], source[1], p) for p in (period, period - 1) if p >= 0]
+
+    def proves(self, code, source):
+        return any(hmac.compare_digest(code.encode(), valid.encode()) for valid in self.codes(source))
+
+    def challenge(self, data, source):
+        """A resposta a um desconhecido: o código, se o pediu; nunca mais bytes do que ele mandou."""
+        if data.startswith(ENTER):
+            code = self.codes(source)[0]
+            answer = fitting([text.encode() for text in (INVITE.format(code), code + "\n", code)], len(data))
+        else:
+            answer = fitting(HINTS, len(data))
+        if answer:
+            self.send(answer, source)
+
+    def welcome(self, source):
+        if len(self.members) >= MAX_MEMBERS:
+            return self.tell(source, f"* erro: a sala está cheia ({MAX_MEMBERS}); tente mais tarde")
+        nick = next(name for name in map("visitante{}".format, range(1, MAX_MEMBERS + 1)) if not self.find(name))
+        self.announce(f"* {nick} entrou")
+        self.members[source] = types.SimpleNamespace(nick=nick, seen=time.monotonic())
+        self.tell(source, f"* bem-vindo à sala, {nick}. /ajuda mostra os comandos")
+        return True
+
+    def leave(self, source, last_words):
+        member = self.members.pop(source)
+        self.tell(source, last_words)
+        self.announce(f"* {member.nick} saiu")
+
+    def tell(self, source, text):
+        self.send((text + "\n").encode(), source)
+
+    def announce(self, text):
+        """Mostra no terminal do servidor e manda a todos. Simplificação: um terminal parado (Ctrl+S) para a sala."""
+        print(text, flush=True)
+        for source in self.members:
+            self.tell(source, text)
+
+    def obey(self, source, command, text):
+        """Faz o que a linha manda; o que veio da rede só segue viagem escapado."""
+        nick = self.members[source].nick
+        if not command and text:
+            self.announce(f"<{nick}> {escape(text)}")
+        elif command == "nick" or command == "entrar" and text:
+            self.rename(source, text)
+        elif command == "quem":
+            self.tell(source, f"* na sala: {', '.join(sorted(m.nick for m in self.members.values()))}")
+        elif command == "msg":
+            self.whisper(source, *escape(text).partition(" ")[::2])
+        elif command == "sair":
+            self.leave(source, "* até logo")
+        elif command and command != "entrar":
+            known = "" if command == "ajuda" else f"* não conheço /{escape(command)}\n"
+            self.tell(source, known + self.HELP)
+
+    def find(self, nick):
+        """O endereço de quem tem o apelido (sem distinguir maiúsculas), ou None."""
+        return next((s for s, m in self.members.items() if m.nick.casefold() == nick.casefold()), None)
+
+    def rename(self, source, wanted):
+        try:
+            if self.find(valid_nick(wanted)) not in (None, source):
+                raise ProtocolError(f"{wanted} já está na sala; escolha outro apelido")
+        except ProtocolError as error:
+            return self.tell(source, f"* erro: {error}")
+        old, self.members[source].nick = self.members[source].nick, wanted
+        return self.announce(f"* {old} agora é {wanted}")
+
+    def whisper(self, source, to, text):
+        target = self.find(to)
+        if target is None or not text:
+            return self.tell(source, f"* erro: {to or 'quem?'} não está na sala, ou falta o texto")
+        for address in {source, target}:
+            self.tell(address, f"<{self.members[source].nick} para {to}, em particular> {text}")
+
+    def tick(self):
+        """Despede quem está calado há muito tempo; devolve os segundos até a próxima conferência."""
+        for source in [s for s, m in self.members.items() if time.monotonic() - m.seen > self.silence_s]:
+            self.leave(source, f"* {self.silence_s:g} s de silêncio: você saiu da sala; para voltar, /entrar")
+        return min(WAKE_S, self.silence_s)
+
+
+# O servidor.
+
+class Server:
+    """Espera, lê tudo o que houver na fila, espera de novo. `answer(dados, remetente)` é o serviço."""
+
+    def __init__(self, sock, guard, limit):
+        self.sock, self.guard, self.limit = sock, guard, limit
+        self.buffer = bytearray(limit + 1)  # um a mais: se ele for ocupado, chegou mais do que cabia
+        self.datagrams = self.octets = 0
+        self.answer, self.ticks = sock.sendto, []  # o eco puro: nada entre quem chega e a volta
+
+    def send(self, data, source):
+        try:
+            self.sock.sendto(data, source)
+        except OSError as error:
+            self.excuse_send(error, source)
+
+    def run(self):
+        """O eco puro espera na própria leitura, que o kernel acorda a cada WAKE_S: com um cliente só, um select() por
+        leitura o deixaria um décimo mais lento (medido). Com prazos a cumprir (sala, atraso), espera no select()."""
+        patient_reads = os.name == "posix" and not self.ticks
+        if patient_reads:
+            self.sock.setblocking(True)
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("qq", WAKE_S, 0))  # struct timeval
+        while True:
+            if not patient_reads:
+                select.select([self.sock], [], [], max(0, min([WAKE_S, *(tick() for tick in self.ticks)])))
+            self.drain()
+
+    def drain(self):
+        """Lê até a fila esvaziar (ou BATCH): enquanto há o que ler, cada leitura volta na hora."""
+        receive, answer, admit = self.sock.recvfrom_into, self.answer, self.guard.admit
+        buffer, tokens, limit = self.buffer, self.guard.tokens, self.limit
+        data = view = memoryview(buffer)
+        for _ in range(BATCH):
+            try:
+                size, source = receive(buffer)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.excuse_receive(error)
+                continue
+            self.datagrams += 1
+            self.octets += size
+            if size != len(data):  # datagramas seguidos costumam ter o mesmo tamanho: um recorte serve a todos
+                data = view[:size]
+            left = tokens.get(source)
+            if left and size <= limit:
+                tokens[source] = left - 1
+            elif size > limit:
+                self.guard.drop(f"maior que {limit} bytes: chegou cortado", source)
+                continue
+            elif not admit(source, data):
+                continue
+            try:
+                answer(data, source)
+            except OSError as error:
+                self.excuse_send(error, source)
+
+    def excuse_send(self, error, source):
+        """Sem rota, firewall, o ICMP de outra resposta: problema deste destino, não do servidor."""
+        if isinstance(error, BrokenPipeError):  # não foi o socket: quem lia a nossa saída padrão foi embora
+            raise error
+        self.guard.drop(f"envio recusado ({error.strerror})", source)
+
+    def excuse_receive(self, error):
+        """Erros de recepção que não são desta recepção; os outros sobem."""
+        if getattr(error, "winerror", None) == 10040:  # WSAEMSGSIZE: o Windows avisa assim o datagrama cortado
+            self.guard.drop(f"maior que {self.limit} bytes: chegou cortado", ("?", 0))
+        elif not isinstance(error, ConnectionError):  # 10054 ou ECONNREFUSED: uma resposta anterior não achou ninguém
+            raise error
+
+
+def open_socket(host, port):
+    """socket() e bind(): não há listen(), porque não há conexões. Com `::` atende IPv6 e IPv4."""
+    try:
+        family, address = socket_address(host, port)
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        raise Failure(explain_bind(error, host, port))
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            with contextlib.suppress(OSError):  # ENOBUFS onde o sistema recusa em vez de dar o que pode
+                sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_QUEUE)
+        sock.bind(address)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise Failure(explain_bind(error, host, port))
+    return sock
+
+
+def traced(arrow, function):
+    """A mesma função, que antes conta em stderr o que passa por ela (--verbose)."""
+    def call(data, source):
+        text = escape(bytes(data[:60]).decode("utf-8", "replace")) + ("..." if len(data) > 60 else "")
+        print(f"{arrow} {source[0]} porta {source[1]}: {len(data)} B {text}", file=sys.stderr, flush=True)
+        function(data, source)
+    return call
+
+
+def build_server(sock, args):
+    """Encaixa as peças: socket <- rede ruim (se pedida) <- serviço."""
+    rate = math.inf if args.taxa == 0 else args.taxa or (CHAT_RATE if args.modo == "chat" else None)
+    server = Server(sock, Guard(sock.getsockname()[:2], rate), args.maximo)
+    send = traced("->", server.send) if args.verbose else server.send
+    if args.perda or args.duplica or args.atraso:
+        network = BadNetwork(send, args, server.guard)
+        send = network.send
+        server.ticks.append(network.tick)
+    room = Room(send, args.silencio) if args.modo == "chat" else None
+    if room:
+        server.ticks.append(room.tick)
+    if room or send != server.send:
+        server.answer = room.receive if room else send
+    if args.verbose:
+        server.answer = traced("<-", server.answer)
+    return server, room
+
+
+def totals(server):
+    """As contas do fim: o que chegou, e o que não teve resposta e por quê."""
+    dropped = server.guard.dropped
+    print(f"recebidos: {server.datagrams} datagramas, {server.octets} bytes, de {server.guard.sources} remetentes",
+          f"descartados: {sum(dropped.values())}", *(f"  {dropped[why]} {why}" for why in sorted(dropped)), sep="\n",
+          flush=True)
+
+
+def serve(args):
+    with open_socket(args.endereco, args.porta) as sock:
+        server, room = build_server(sock, args)
+        host, port = sock.getsockname()[:2]
+        try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # vira o KeyboardInterrupt do Ctrl+C: um fim só
+            print(f"escutando em {host} porta {port}", flush=True)
+            reach = "ENDEREÇO-DESTA-MÁQUINA" if host in ANY_HOST else host
+            print(f"modo {args.modo}; em outro terminal: ./cliente_udp.py {reach} {port}\nCtrl+C mostra as contas",
+                  file=sys.stderr, flush=True)
+            server.run()
+        except KeyboardInterrupt:
+            if room:
+                room.announce("* o servidor encerrou; até logo")
+            totals(server)
+
+
+def build_parser():
+    parser = Parser(description="Servidor UDP: eco ou sala de chat.", epilog="Em outro terminal: ./cliente_udp.py")
+    percent = number(float, 0, 100, "uma porcentagem")
+    parser.add_argument("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
+                        help="onde escutar: IPv4, IPv6 ou nome; :: é todo lugar (padrão: %(default)s)")
+    parser.add_argument("porta", nargs="?", default=5050, type=port_number, metavar="PORTA",
+                        help="0 pede uma livre ao sistema (padrão: %(default)s)")
+    parser.add_argument("--modo", choices=("eco", "chat"), default="eco", help="o serviço (padrão: eco)")
+    parser.add_argument("--taxa", type=number(int, 0, 10**6, "datagramas por segundo"), metavar="N",
+                        help=f"datagramas por segundo que se aceitam de cada remetente; 0: sem limite (padrão: "
+                             f"{ECHO_RATE}, ou {LOOPBACK_RATE} desta máquina; {CHAT_RATE} no chat)")
+    parser.add_argument("--maximo", type=number(int, 1, 65527, "bytes"), default=65527, metavar="B",
+                        help="recusa datagramas maiores que B bytes (padrão: %(default)s, todos)")
+    parser.add_argument("--silencio", type=number(float, 0.1, 86400, "segundos"), default=SILENCE_S, metavar="S",
+                        help="no chat, quem se cala por S segundos sai (padrão: %(default)s)")
+    parser.add_argument("--perda", type=percent, default=0, metavar="P", help="perde P%% das respostas")
+    parser.add_argument("--duplica", type=percent, default=0, metavar="P", help="dobra P%% delas (só a esta máquina)")
+    parser.add_argument("--atraso", type=number(float, 0, 10000, "milissegundos"), default=0, metavar="MS",
+                        help="segura cada resposta MS milissegundos, metade a mais ou a menos")
+    parser.add_argument("--semente", type=number(int, 0, 2**32, "um número"), metavar="N", help="repete o mesmo azar")
+    parser.add_argument("--verbose", action="store_true", help="conta em stderr cada datagrama")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    return parser
+
+
+def main(argv=None):
+    return run(build_parser, serve, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
