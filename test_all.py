@@ -18,13 +18,17 @@ decide quando o programa travou. O que esta máquina não sabe fazer é pulado, 
 """
 import argparse
 import ast
+import collections
 import contextlib
 import difflib
 import errno
+import fcntl
 import filecmp
 import functools
 import hashlib
+import heapq
 import importlib.util
+import io
 import json
 import os
 import pathlib
@@ -43,6 +47,7 @@ import textwrap
 import threading
 import time
 import unittest
+from unittest import mock
 
 try:
     import resource
@@ -2110,6 +2115,1041 @@ class TestClienteUDP(UDPTestCase):
         child.wait()
 
 
+RAW_LAB = r'''
+import array, socket, subprocess, sys
+control = socket.socket(fileno=int(sys.argv[1]))
+for words in ("link set lo up", "link add a0 type veth peer name a1", "link add b0 type veth peer name b1",
+              "link set a0 up", "link set a1 up", "link set b0 up", "link set b1 up"):
+    subprocess.run(["ip", *words.split()], check=words == "link set lo up", stderr=subprocess.DEVNULL)
+fds = []
+for name in ("lo", "a1", "b1"):
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    try:
+        sock.bind((name, 0x88B5))
+        fds.append(sock.detach())
+    except OSError:  # sem o módulo veth só há lo
+        break
+control.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+control.recv(1)
+'''
+
+
+class RawLab:
+    """Uma rede só nossa, num `unshare -rn`: lo e dois pares veth, a0-a1 e b0-b1. Some com o processo que a segura.
+
+    Os sockets crus são abertos lá dentro e nos chegam por SCM_RIGHTS: o teste fala naquela rede sem entrar nela.
+    """
+
+    def __init__(self):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.holder = subprocess.Popen(["unshare", "-rn", sys.executable, "-c", RAW_LAB, str(theirs.fileno())],
+                                           pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        self.control = ours
+        ours.settimeout(WATCHDOG_S)
+        _, found, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(12))
+        fds = [fd for _, _, data in found for fd in struct.unpack(f"{len(data) // 4}i", data)]
+        self.sockets = dict(zip(("lo", "a1", "b1"), (socket.socket(fileno=fd) for fd in fds)))
+        self.prefix = ("nsenter", "--preserve-credentials", "-U", "-n", "-t", str(self.holder.pid))
+
+    def ip(self, *words):
+        subprocess.run([*self.prefix, "ip", *words], check=True)
+
+    def close(self):
+        for sock in (*self.sockets.values(), self.control):
+            sock.close()
+        self.holder.wait(WATCHDOG_S)
+
+
+class RawRelay(threading.Thread):
+    """O fio ruim entre a1 e b1: perde, repete, troca a ordem e vira bits, sempre igual para a mesma semente."""
+
+    def __init__(self, lab, seed, lose=0.0, double=0.0, swap=0.0, flip=0.0):
+        super().__init__(daemon=True)
+        self.random, self.rates, self.counts = random.Random(seed), (lose, double, swap, flip), collections.Counter()
+        self.ends = lab.sockets["a1"], lab.sockets["b1"]
+        self.stopped, self.held, self.cut = False, {}, False
+        self.start()
+
+    def run(self):
+        while not self.stopped:
+            for sock in select.select(self.ends, [], [], 0.02)[0]:
+                frame = sock.recv(2048)
+                self.pass_on(self.ends[1] if sock is self.ends[0] else self.ends[0], frame.ljust(60, b"\xa5"))
+            for sock in list(self.held):  # nada veio atrás do que foi segurado: vai agora
+                self.send(sock, self.held.pop(sock))
+
+    def pass_on(self, out, frame):
+        lose, double, swap, flip = (self.random.random() < rate for rate in self.rates)
+        self.counts.update(lost=lose, doubled=double, swapped=swap, flipped=flip, seen=1)
+        if lose or self.cut:
+            return
+        if flip:
+            at = self.random.randrange(14, len(frame))
+            frame = frame[:at] + bytes([frame[at] ^ 1 << self.random.randrange(8)]) + frame[at + 1:]
+        if swap and out not in self.held:
+            self.held[out] = frame
+            return
+        for _ in range(1 + double):
+            self.send(out, frame)
+        if out in self.held:
+            self.send(out, self.held.pop(out))
+
+    def send(self, sock, frame):
+        with contextlib.suppress(OSError):  # fila cheia ou interface desligada: mais um quadro perdido
+            sock.send(frame)
+
+    def close(self):
+        self.stopped = True
+        self.join(WATCHDOG_S)
+
+
+@unittest.skipUnless(sys.platform == "linux", "AF_PACKET só existe no Linux")
+class RawTestCase(ScriptTestCase):
+    """O que os testes de raw_* têm em comum: o laboratório, a pasta servida e um cliente feito à mão."""
+
+    @classmethod
+    def setUpClass(cls):
+        if not shutil.which("nsenter") or not can("unshare", "-rn", "ip", "link", "set", "lo", "up"):
+            raise unittest.SkipTest("`unshare -rn`, `nsenter` ou `ip` não funciona aqui: não há quadros crus")
+        cls.server_module, cls.client_module = load("raw_server.py"), load("raw_client.py")
+        cls.lab = RawLab()
+        cls.addClassCleanup(cls.lab.close)
+
+    def setUp(self):
+        self.home = self.folder()
+        self.videos = self.home / "videos"
+        self.videos.mkdir()
+        self.links = [sock.dup() for sock in self.lab.sockets.values()]
+        for sock in self.links:
+            self.addCleanup(sock.close)
+            sock.setblocking(False)
+            left = True
+            while left:  # o que sobrou do teste anterior, até o aviso de que a interface caiu
+                try:
+                    sock.recv(1)
+                except OSError as error:
+                    left = error.errno != errno.EAGAIN
+            sock.settimeout(WATCHDOG_S)
+
+    def film(self, name="filme.bin", size=300_000, seed=SEED):
+        data = random.Random(seed).getrandbits(8 * size).to_bytes(size, "little") if size else b""
+        (self.videos / name).write_bytes(data)
+        return data
+
+    def serve(self, *args, interface="lo", **options):
+        return self.spawn("raw_server.py", interface, "--pasta", self.videos, *args, prefix=self.lab.prefix, **options)
+
+    def client(self, *args, status=0, **options):
+        return self.run_script("raw_client.py", *args, prefix=self.lab.prefix, cwd=self.home, status=status, **options)
+
+    def spawn_client(self, *args, **options):
+        options.setdefault("status", None)
+        return self.spawn("raw_client.py", *args, prefix=self.lab.prefix, cwd=self.home, ready=None, **options)
+
+    def relay(self, **damage):
+        if "b1" not in self.lab.sockets:
+            self.skipTest("sem pares veth aqui")
+        relay = RawRelay(self.lab, SEED, **damage)
+        self.addCleanup(relay.close)
+        return relay
+
+    def hand_client(self, key=b"", open_name=None, **fields):
+        return RawHand(self, key, open_name, **fields)
+
+
+class RawHand:
+    """Um cliente feito à mão em lo, que diz o que quiser: OLÁ já foi, a sessão está aberta."""
+
+    def __init__(self, case, key=b"", open_name=None, **fields):
+        self.m, self.case, self.key, self.session, self.clock = case.client_module, case, key, 0, 1
+        self.sock = case.links[0].dup()
+        case.addCleanup(self.sock.close)
+        self.m.attach_filter(self.sock, self.m.FROM_SERVER)
+        self.sock.settimeout(WATCHDOG_S)
+        _, self.seal = self.m.make_seal(key)
+        self.sent = []
+        self.hello()
+        if open_name is not None:
+            self.open(open_name, **fields)
+
+    def hello(self):
+        self.nonce = os.urandom(16)
+        self.send(self.m.HELLO, 0, self.m.LAYOUT[self.m.HELLO].pack(self.nonce, 65536), target=self.m.BROADCAST)
+        mine = None
+        while mine != self.nonce:
+            frame = self.expect(self.m.WELCOME)
+            mine, theirs, _ = self.m.unpack_body(self.m.WELCOME, frame.payload)
+        self.session, key = self.m.session_of(self.key, mine, theirs)
+        self.case.assertEqual(frame.session, self.session)
+        _, self.seal = self.m.make_seal(key)
+
+    def open(self, name, offset=0, size=0, date=0, free=2**64 - 1, queue=8, window=8):
+        body = self.m.LAYOUT[self.m.OPEN].pack(offset, size, date, free, queue, window, 0, 0)
+        self.send(self.m.OPEN, 0, body + name)
+
+    def send(self, kind, block=0, payload=b"", target=bytes(6)):
+        self.clock += 1
+        frame = self.m.pack_frame(self.seal, target, bytes(6), kind, self.session, block, self.clock, payload)
+        self.sent.append(frame)
+        self.sock.send(frame)
+
+    def expect(self, kind):
+        """O próximo quadro deste tipo que seja da nossa sessão (ou de nenhuma, enquanto não há)."""
+        while True:
+            data = self.sock.recv(70_000)
+            try:
+                frame = self.m.unpack_frame(self.seal, data)
+            except self.m.ProtocolError:  # resto de um teste anterior
+                continue
+            if frame.kind == kind and frame.session in (self.session, frame.session if not self.session else 0):
+                return frame
+
+    def error(self):
+        return self.m.unpack_body(self.m.ERROR, self.expect(self.m.ERROR).payload)[0]
+
+
+def raw_vectors():
+    """Os vetores do README: (tipo, chave, sessão, bloco, relógio, dados, quadro)."""
+    text = README.read_text(encoding="utf-8")
+    table = re.search(r"```vetores-raw\n(.*?)```", text, re.DOTALL).group(1)
+    for chunk in table.strip().split("\n\n"):
+        fields = dict(line.split(None, 1) for line in chunk.replace("\n       ", "").splitlines())
+        yield (fields["tipo"], fields["chave"].encode() if fields["chave"] != "-" else b"", int(fields["sessão"], 16),
+               int(fields["bloco"], 16), int(fields["relógio"]),
+               bytes.fromhex(fields.get("dados", "-").replace("-", "")),
+               bytes.fromhex(fields["quadro"]))
+
+
+class TestProtocoloRaw(unittest.TestCase):
+    """O codec, igual nos dois scripts: bytes entram, bytes saem."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.modules = [load("raw_server.py"), load("raw_client.py")]
+        cls.m = cls.modules[1]
+
+    def test_readme_vectors(self):
+        vectors = list(raw_vectors())
+        self.assertGreaterEqual(len(vectors), 5)
+        for name, key, session, block, clock, payload, frame in vectors:
+            for m in self.modules:
+                with self.subTest(name=name, script=m.__name__):
+                    _, seal = m.make_seal(key)
+                    kind = next(kind for kind, known in m.KINDS.items() if known == name)
+                    packed = m.pack_frame(seal, frame[:6], frame[6:12], kind, session, block, clock, payload)
+                    self.assertEqual(packed.hex(), frame.hex())
+                    self.assertEqual(m.unpack_frame(seal, frame),
+                                     m.Frame(frame[:6], frame[6:12], kind, session, block, clock, payload))
+
+    def test_padding_truncation_and_every_flipped_bit(self):
+        m = self.m
+        for key in (b"", b"k" * 32):
+            _, seal = m.make_seal(key)
+            frame = m.pack_frame(seal, b"t" * 6, b"s" * 6, m.TEXT, 7, 9, 11, b"\2oi")
+            whole = m.unpack_frame(seal, frame)
+            self.assertEqual(m.unpack_frame(seal, frame.ljust(60, b"\x81")), whole)
+            self.assertEqual(m.unpack_frame(seal, memoryview(frame + b"x" * 99)), whole)
+            for cut in range(len(frame)):
+                self.assertRaises(m.ProtocolError, m.unpack_frame, seal, frame[:cut])
+            for bit in range(12 * 8, len(frame) * 8):
+                bad = bytearray(frame)
+                bad[bit // 8] ^= 1 << bit % 8
+                self.assertRaises(m.ProtocolError, m.unpack_frame, seal, bad)
+
+    def test_seals_do_not_mix(self):
+        m = self.m
+        seals = [m.make_seal(key)[1] for key in (b"", b"a" * 32, b"b" * 32)]
+        for mine in seals:
+            frame = m.pack_frame(mine, b"t" * 6, b"s" * 6, m.BYE, 1, 2, 3)
+            for other in seals:
+                if other is mine:
+                    m.unpack_frame(other, frame)
+                else:
+                    self.assertRaises(m.ProtocolError, m.unpack_frame, other, frame)
+
+    def test_random_bytes_never_crash(self):
+        rng, m = random.Random(SEED), self.m
+        _, seal = m.make_seal()
+        for turn in range(3000):
+            data = bytearray(rng.getrandbits(8) for _ in range(rng.randrange(80)))
+            with contextlib.suppress(m.ProtocolError):
+                m.unpack_frame(seal, data)
+            body = bytes(data[:40])
+            frame = m.pack_frame(seal, bytes(6), bytes(6), rng.choice([*m.KINDS, 0, 99]), 1, 2, 3, body)
+            with contextlib.suppress(m.ProtocolError):
+                frame = m.unpack_frame(seal, frame)
+                if frame.kind in m.LAYOUT:
+                    m.unpack_body(frame.kind, frame.payload)
+
+    def test_numbers_go_around(self):
+        m = self.m
+        self.assertLess(m.to_wire(300), m.to_wire(0))  # a volta acontece logo no começo de toda cópia
+        for near in (0, 1, 255, 256, 257, 2**31, 2**32 - 256, 2**32, 2**40 + 5):
+            for ahead in (-5, -1, 0, 1, 300, 11000, 2**31 - 1):
+                self.assertEqual(m.from_wire(m.to_wire(near + ahead), near), near + ahead)
+
+    def test_session_depends_on_both_nonces_and_key(self):
+        m, a, b = self.m, b"a" * 16, b"b" * 16
+        known = {m.session_of(key, *nonces) for key in (b"k" * 32, b"j" * 32) for nonces in ((a, b), (b, a), (a, a))}
+        self.assertEqual(len({key for _, key in known}), 6)
+        self.assertEqual(m.session_of(b"", a, b), (m.session_of(b"k" * 32, a, b)[0], b""))
+
+    def test_split_text(self):
+        for size in (0, 1, 17, 18, 19, 5000):
+            text = ("ç€" * size)[:size]
+            parts = self.m.split_text(text, 16)
+            self.assertTrue(all(len(part) <= 16 for part in parts))
+            self.assertEqual(b"".join(part[1:] for part in parts).decode(), text)
+            self.assertEqual([part[0] for part in parts], [self.m.MORE] * (len(parts) - 1) + [self.m.LAST])
+
+    def test_escaped_trace(self):
+        m = self.m
+        frame = m.pack_frame(m.make_seal()[1], b"t" * 6, b"s" * 6, m.TEXT, 1, 2, 3, b"\1\x1b]0;x\x07")
+        self.assertNotIn("\x1b", m.describe("->", frame))
+
+    def test_receiver_any_order(self):
+        rng = random.Random(SEED)
+        receiver, got = self.m.Receiver(200, 64), []
+        while receiver.next < 200:
+            receiver.acknowledge(0)
+            index = rng.randrange(max(receiver.next - 9, 0), receiver.next + 80)  # repetidos e além da janela também
+            receiver.accept(index, b"%d" % index, got)
+            self.assertLessEqual(len(receiver.early), 64)
+            following, window, bits = receiver.acknowledge(0)
+            self.assertEqual({following + at for at in range(90) if bits >> at & 1}, set(receiver.early))
+        self.assertEqual(got, [b"%d" % index for index in range(200)])
+
+    def test_receiver_closes_the_window(self):
+        receiver, got = self.m.Receiver(100, 10), []
+        for index in range(30):
+            receiver.accept(index, b"x", got)
+        self.assertEqual(len(got), 10)  # um servidor que ignora a janela fala sozinho
+        self.assertEqual(receiver.acknowledge(backlog=10)[1], 0)
+        self.assertEqual(receiver.acknowledge(backlog=4)[1], 6)
+
+
+class SimulatedLink:
+    """Sender e Receiver ligados por um gargalo simulado, num relógio que só anda quando nós queremos."""
+
+    def __init__(self, server, client, mbit=100, delay=20_000, queue=256, lose=0.0, jitter=0, seed=SEED, total=10**9,
+                 window=11_000, swap=0.0):
+        self.random, self.now, self.events, self.order = random.Random(seed), 0, [], 0
+        self.wire, self.free, self.last = 1514 * 8 / mbit, 0.0, [0, 0]
+        self.delay, self.queue, self.lose, self.jitter, self.swap = delay, queue, lose, jitter, swap
+        self.sender = server.Sender(total, window, window, 0, 2 * delay, 0)
+        self.receiver, self.ready, self.newest, self.newest_at, self.acked = client.Receiver(total, window), [], 0, 0, 0
+        self.acking, self.blackout = False, (0, 0)
+
+    def later(self, when, action, *args):
+        self.order += 1
+        heapq.heappush(self.events, (when, self.order, action, args))
+
+    def run(self, until):
+        """Roda até o instante `until` (µs) ou até o fim do arquivo; devolve a fração do gargalo bem usada."""
+        self.pump()
+        while self.events and self.now < until and not self.finished():
+            self.now, _, action, args = heapq.heappop(self.events)
+            self.now = int(self.now)
+            action(*args)
+        return len(self.ready) * self.wire / max(self.now, 1)
+
+    def finished(self):
+        return self.sender.base == self.sender.total
+
+    def arrive(self, way):
+        when = self.now + self.delay + self.random.uniform(-self.jitter, self.jitter)
+        if self.random.random() < self.swap:
+            return when + 3000  # um atalho mais longo: os de trás passam na frente
+        when = self.last[way] = max(when, self.last[way])
+        return when
+
+    def lost(self):
+        return self.random.random() < self.lose or self.blackout[0] <= self.now < self.blackout[1]
+
+    def pump(self):
+        while True:
+            first, count = self.sender.take(self.now, 64) or (0, 0)
+            if not count:
+                break
+            for block in range(first, first + count):
+                waiting = (self.free - self.now) / self.wire
+                if not self.lost() and waiting < self.queue:
+                    self.free = max(self.free, self.now) + self.wire
+                    self.later(self.arrive(0) + self.free - self.now, self.deliver, block, self.now)
+        self.later(max(self.sender.next_time(self.now), self.now + 1), self.wake)
+
+    def wake(self):
+        self.events = [event for event in self.events if event[2] != self.wake]  # basta o próximo despertar
+        heapq.heapify(self.events)
+        self.pump()
+
+    def deliver(self, block, sent):
+        self.receiver.accept(block, b"", self.ready)
+        if sent > self.newest:
+            self.newest, self.newest_at = sent, self.now
+        if not self.acking:
+            self.acking = True
+            self.later(max(self.now, self.acked + 1000), self.ack)
+
+    def ack(self):
+        self.acking, self.acked = False, self.now
+        following, window, bits = self.receiver.acknowledge(0)
+        if not self.lost():
+            self.later(self.arrive(1), self.confirm, self.now, following, self.newest, self.now - self.newest_at,
+                       window, bits)
+
+    def confirm(self, *ack):
+        self.sender.on_ack(self.now, *ack)
+        self.wake()
+
+
+class TestRawRitmo(unittest.TestCase):
+    """O ritmo de envio num gargalo simulado: o relógio é nosso, e a mesma semente dá sempre o mesmo número."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server, cls.client = load("raw_server.py"), load("raw_client.py")
+
+    def use(self, seconds=1.5, **link):
+        simulated = SimulatedLink(self.server, self.client, **link)
+        return simulated.run(int(seconds * 1e6)), simulated
+
+    def test_clean_and_random_loss(self):
+        for lose, least in ((0, 0.80), (0.01, 0.78), (0.05, 0.75), (0.2, 0.65)):
+            used, link = self.use(lose=lose)
+            self.assertGreater(used, least, (SEED, lose))
+
+    def test_noise_is_compensated(self):
+        """Passada a partida, 20 % de ruído custa envios, e não taxa: chegam blocos à taxa do gargalo."""
+        _, link = self.use(seconds=1, lose=0.2)
+        before = link.sender.delivered
+        link.run(2_000_000)
+        self.assertGreater((link.sender.delivered - before) * link.wire, 0.9e6, SEED)
+
+    def test_jitter_is_not_a_queue(self):
+        self.assertGreater(self.use(lose=0.01, jitter=5000)[0], 0.75, SEED)
+
+    def test_short_queue(self):
+        self.assertGreater(self.use(queue=20)[0], 0.75, SEED)
+
+    def test_reordering_costs_nothing(self):
+        used, link = self.use(swap=0.02, queue=10**6)
+        self.assertGreater(used, 0.78, SEED)
+        self.assertLess(link.sender.again, 0.005 * link.sender.sent, SEED)
+
+    def test_whole_file_and_its_last_blocks(self):
+        for seed in range(SEED, SEED + 20):
+            _, link = self.use(seconds=60, lose=0.3, total=300, delay=1000, seed=seed)
+            self.assertTrue(link.finished(), seed)
+            self.assertEqual(len(link.ready), 300, seed)
+
+    def test_outage_sends_only_probes(self):
+        simulated = SimulatedLink(self.server, self.client, total=4000)
+        simulated.blackout = 300_000, 2_300_000
+        simulated.run(500_000)
+        before = simulated.sender.sent
+        simulated.run(2_300_000)
+        self.assertLess(simulated.sender.sent - before, 20)  # dobra a espera a cada sonda
+        simulated.run(60_000_000)
+        self.assertTrue(simulated.finished())
+        sender = self.server.Sender(1000, 64, 64, 0, 100, 0)
+        self.assertEqual([sender.take(now, 1) for now in (1000, 20_000, 25_000)], [(0, 1), (0, 1), None])
+
+    def test_closed_window_and_queue_are_respected(self):
+        sender = self.server.Sender(1000, 5, 8, 0, 100, 0)
+        sent = [sender.take(now, 64) for now in range(0, 200_000, 1000)]
+        self.assertEqual(sum(count for _, count in filter(None, sent[:5])), 5)  # a fila de chegada do cliente
+        self.assertTrue(sender.on_ack(200_000, 1, 5, 0, 0, 0, 0))
+        self.assertIsNone(sender.take(203_000, 64))                             # janela zero: nem um bloco novo
+        self.assertTrue(sender.on_ack(204_000, 2, 5, 0, 0, 3, 0))
+        self.assertEqual(sender.take(206_000, 64), (5, 3))
+
+    def test_impossible_acks_are_refused(self):
+        sender = self.server.Sender(1000, 64, 64, 0, 100, 0)
+        sender.take(0, 1)
+        for ack in ((10, 1, 2, 0, 0, 9, 0), (10, 1, -1, 0, 0, 9, 0), (10, 0, 1, 0, 0, 9, 0), (10, 1, 1, 99, 0, 9, 0)):
+            self.assertFalse(sender.on_ack(*ack))
+        self.assertTrue(sender.on_ack(10, 1, 1, 5, 0, 2**32 - 1, 2**9000 - 1))  # bitmap do que nunca foi enviado
+        self.assertFalse(sender.on_ack(11, 1, 1, 5, 0, 9, 0))                   # repetida
+        self.assertLessEqual(sender.window, self.server.FLYING_MAX)
+        self.assertEqual((sender.base, sender.delivered), (1, 1))
+        for echo, hold in ((0, 0), (2**64 - 1, 0), (0, 2**32 - 1), (1, 2**32 - 1)):  # relógios de mentira
+            self.assertTrue(1 <= self.server.trip_of(2**50, echo, hold) <= self.server.TRIP_MAX_US)
+
+    def test_acks_without_news_do_not_postpone_the_probe(self):
+        sender = self.server.Sender(1000, 4, 4, 0, 100, 0)
+        self.assertEqual(sender.take(1000, 64)[0], 0)
+        sender.take(3000, 64)
+        sender.on_ack(4000, 1, 4, 3000, 0, 4, 0)
+        last = sender.take(5000, 64)
+        for now in range(6000, 60_000, 1000):  # o último lote se perdeu, e o cliente repete o que já disse
+            sender.on_ack(now, now, 4, 3000, now - 4000, 4, 0)
+            probe = sender.take(now, 64)
+            if probe:
+                break
+        self.assertEqual((last[0], probe), (4, (4, 1)))
+        sender = self.server.Sender(1000, 4, 4, 0, 100, 0)
+        sender.take(1000, 1)
+        for now in range(3000, 100_000, 5000):  # com novidades e sempre algo no ar, nenhuma sonda
+            self.assertEqual((sender.take(now, 1), sender.again), ((sender.base + 1, 1), 0))
+            sender.on_ack(now + 100, now, sender.base + 1, now - 5000, 4900, 4, 0)
+
+
+class TestRawServer(RawTestCase):
+    """O servidor em lo, com o cliente de verdade e com quadros feitos à mão."""
+
+    def key(self, name="chave", secret=b"segredo de teste 0123456789"):
+        (self.home / name).write_bytes(secret)
+        return ("--chave-arquivo", self.home / name), hashlib.blake2b(secret, digest_size=32).digest()
+
+    def test_everything_once_with_and_without_key(self):
+        data = self.film(size=300_000)
+        self.film("vazio.txt", 0)
+        (self.videos / "sub").mkdir()
+        (self.videos / "sub" / "ção.txt").write_bytes(b"\x81\x00\x88\xa8" * 50_000)  # o que o VLAN comeria
+        options, _ = self.key()
+        for extra in ((), options):
+            server = self.serve(*extra)
+            listing = self.client("listar", *extra).text
+            self.assertRegex(listing, r"3 arquivo\(s\)\n.*filme\.bin\n.*vazio\.txt\n.*sub/ção\.txt\n")
+            for name, wanted in (("vazio.txt", b""), ("sub/ção.txt", b"\x81\x00\x88\xa8" * 50_000))[not extra:]:
+                self.client("lo", "baixar", name, *extra, "--sobrescrever")
+                self.assertEqual((self.home / os.path.basename(name)).read_bytes(), wanted)
+            self.assertEqual(self.client("baixar", "filme.bin", "-o", "-", *extra).out, data)
+            for text in ("", "olá \x1b]0;x\x07", "x" * 70_000) if extra else ("a",):
+                self.client("mensagem", *extra, "--", text)
+                server.expect("diz: " + re.escape(self.client_module.escape(text)) + "$")
+            self.assertRegex(self.client("medir", "0.2", *extra).text, r"útil: [\d.]+ Mbit/s")
+            self.assertEqual(sorted(os.listdir(self.home)),
+                             sorted({"videos", "filme.bin", "vazio.txt", "ção.txt", "chave"}
+                                    & set(os.listdir(self.home))))
+            self.stop(server)
+
+    def test_refusals(self):
+        self.film()
+        (self.videos / "dir").mkdir()
+        (self.videos / "link").symlink_to("/etc/passwd")
+        (self.videos / "dir" / "linkdir").symlink_to("/etc")
+        os.mkfifo(self.videos / "fifo")
+        (self.home / "segredo").write_text("fora da pasta")
+        self.serve()
+        denied, missing = self.client_module.DENIED, self.client_module.NOT_FOUND
+        cases = {b"../segredo": denied, b"dir/../../segredo": denied, b"/etc/passwd": denied, b"./filme.bin": denied,
+                 b"filme.bin\0": denied, b"link": denied, b"dir/linkdir/passwd": denied, b"fifo": denied,
+                 b"dir": denied,
+                 b"dir/": denied, b"//": denied, b"filme.bin/x": denied, b"nada": missing, b"x" * 300: missing,
+                 b"\xff\xfe": missing}
+        if os.geteuid() != 0:
+            (self.videos / "fechado").write_text("x")
+            (self.videos / "fechado").chmod(0)  # no laboratório somos root de mentira: só confere que não quebra
+        for name, code in cases.items():
+            self.assertEqual(self.hand_client(open_name=name).error(), code, name)
+        self.assertEqual(self.hand_client(open_name=b"filme.bin", free=10).error(), self.client_module.TOO_BIG)
+        for name, word in (("nada", "não existe no servidor"), ("link", "nega o acesso")):
+            self.assert_one_line_error(self.client("baixar", name, status=1), word)
+        with open(self.videos / "enorme", "wb") as huge:
+            with contextlib.suppress(OSError):  # um sistema de arquivos sem arquivos esparsos desse tamanho
+                os.truncate(huge.fileno(), 1 << 42)
+                self.assert_one_line_error(self.client("baixar", "enorme", status=1), "maior do que o espaço livre")
+        self.client("baixar", "filme.bin")
+
+    def test_hidden_and_odd_names_in_the_catalog(self):
+        (self.videos / "\x1b]0;x\x07\n.txt").write_text("oi")
+        (self.videos / ".oculto").write_text("x")
+        (self.videos / "link").symlink_to("/etc/passwd")
+        (self.videos / os.fsdecode(b"\xff.txt")).write_text("x")
+        self.serve()
+        text = self.client("listar").text
+        self.assertNotIn("\x1b", text)
+        self.assertIn(r"\x1b]0;x\x07\n.txt", text)
+        self.assertIn("2 arquivo(s)", text)
+
+    def test_random_and_mutated_frames(self):
+        self.film()
+        server, rng, m = self.serve(), random.Random(SEED), self.client_module
+        hand = self.hand_client(open_name=b"filme.bin")
+        hand.send(m.ACK, m.to_wire(0), m.LAYOUT[m.ACK].pack(0, 0, 8))
+        hand.send(m.TEXT, 0, b"\0oi")
+        hand.send(m.FETCH, 0)
+        models, meter = list(hand.sent), Meter(server)
+        before = meter.rss(), meter.fds()
+        for turn in range(4000):
+            frame = bytearray(rng.choice(models))
+            for _ in range(rng.randrange(4)):
+                frame[rng.randrange(len(frame))] = rng.getrandbits(8)
+            if turn % 4 == 0:
+                frame = frame[:14] + bytes(rng.getrandbits(8) for _ in range(rng.randrange(100)))
+            elif turn % 4 == 1:  # bem selado, mas com dados e tipo quaisquer
+                kind, size = rng.choice([*m.LAYOUT, 0, 0x40, 0xFF]), rng.randrange(60)
+                frame = m.pack_frame(hand.seal, bytes(6), bytes(6), kind & 0x7F, rng.choice([hand.session, 0, 5]),
+                                     rng.getrandbits(32), rng.getrandbits(63), os.urandom(size))
+            with contextlib.suppress(BlockingIOError):
+                hand.sock.send(frame)
+        self.client("baixar", "filme.bin")
+        after = meter.rss(), meter.fds()
+        self.assertLess(after[0] - before[0], 16 << 20, SEED)
+        self.assertLess(after[1] - before[1], 5, SEED)
+        self.stop(server)
+        self.assertRegex(server.errors(), "quadros ignorados: .*selo")
+
+    def test_sessions_are_bounded(self):
+        self.film()
+        server = self.serve("--max-clientes", "1")
+        for _ in range(300):
+            hand = self.hand_client()
+        self.client("listar")
+        first = self.hand_client(open_name=b"filme.bin")
+        first.expect(self.client_module.CARD)
+        self.assertEqual(self.hand_client(open_name=b"filme.bin").error(), self.client_module.FULL)
+        self.assert_one_line_error(self.client("baixar", "filme.bin", status=1), "lotado")
+        first.send(self.client_module.BYE)
+        self.client("baixar", "filme.bin")
+        self.assertLess(Meter(server).fds(), 12)
+
+    def test_half_open_sessions_give_way(self):
+        m, server = self.server_module, self.bare_server()
+        for turn in range(300):
+            body = m.LAYOUT[m.HELLO].pack(turn.to_bytes(16, "big"), 1500)
+            server.welcome(m.Frame(m.BROADCAST, b"c" * 6, m.HELLO, 0, 0, turn, body), 1000 + turn)
+        self.assertEqual(len(server.sessions), m.HALF_OPEN_MAX)
+        for session in list(server.sessions.values()):
+            session.step(1300 + m.HALF_OPEN_US + 1)
+        self.assertEqual(len(server.sessions), 0)
+        low = m.Frame(m.BROADCAST, b"c" * 6, m.HELLO, 0, 0, 1, m.LAYOUT[m.HELLO].pack(bytes(16), 10))
+        self.assertRaises(m.ProtocolError, server.welcome, low, 1)
+
+    def bare_server(self):
+        """Um Server sem socket, para as contas que não dependem dele."""
+        server = self.server_module.Server.__new__(self.server_module.Server)
+        server.sessions, server.mac, server.mtu, server.key, server.verbose = {}, bytes(6), 1500, b"", False
+        server.sock, server.interface, (_, server.seal) = mock.Mock(), "lo", self.server_module.make_seal()
+        return server
+
+    def test_broken_disk_ends_one_session(self):
+        server = self.bare_server()
+        session = self.server_module.Session(server, b"c" * 6, bytes(16), 1500, 0)
+        server.attempt(session, mock.Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+        self.assertEqual(session.refusal, self.server_module.GENERAL)
+
+    def test_root_is_given_back(self):
+        """Root de verdade, com SUDO_UID: o servidor fica com o uid de quem digitou sudo."""
+        with open("/proc/self/uid_map") as uid_map:
+            if os.geteuid() or uid_map.read().split()[2] != "4294967295" or not can("unshare", "-n", "true"):
+                self.skipTest("só root de verdade tem um privilégio a devolver")
+        self.home.chmod(0o755)
+        (self.videos / "meu").write_text("x")
+        (self.videos / "meu").chmod(0)
+        prefix = ("unshare", "-n", "sh", "-c", 'ip link set lo up; exec "$@"', "sh")
+        server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=prefix, env={"SUDO_UID": "65534"},
+                            ready="uid 65534")
+        with open(f"/proc/{server.pid}/status") as status:
+            self.assertRegex(status.read(), r"Uid:\t65534\t65534\t65534\t65534\n[^Z]*CapEff:\t0+\n")
+
+    def test_vanished_client_is_released(self):
+        self.film(size=3_000_000)
+        server = self.serve("--max-clientes", "1", constants={"SILENCE_US": 300_000})
+        hand = self.hand_client(open_name=b"filme.bin")
+        hand.expect(self.client_module.DATA)
+        self.until(lambda: not any("filme.bin" in os.readlink(f"/proc/{server.pid}/fd/{fd}")
+                                   for fd in os.listdir(f"/proc/{server.pid}/fd")), "o servidor fecha o arquivo")
+        self.client("baixar", "filme.bin")
+
+    def test_replay_and_forgery_with_a_key(self):
+        options, key = self.key()
+        server = self.serve(*options)
+        hand = self.hand_client(key)
+        hand.send(self.client_module.TEXT, 0, b"\1uma vez")
+        hand.expect(self.client_module.RECEIPT)
+        hand.send(self.client_module.BYE)
+        server.expect("diz: uma vez\n")
+        for frame in hand.sent * 3:  # tudo de novo, byte por byte
+            hand.sock.send(frame)
+        m, (_, crc) = self.client_module, self.client_module.make_seal()
+        hello = m.LAYOUT[m.HELLO].pack(bytes(16), 9000)
+        hand.sock.send(m.pack_frame(crc, m.BROADCAST, bytes(6), m.HELLO, 0, 0, 1, hello))
+        wrong, _ = self.key("outra", b"x" * 20)
+        self.assert_one_line_error(self.client("listar", *wrong, "--espera", "0.3", status=1), "--chave-arquivo")
+        self.client("mensagem", "fim", *options)
+        self.assertNotIn(b"uma vez", server.expect("diz: fim\n").string.split(b"diz: fim")[0])
+        self.stop(server)
+        self.assertRegex(server.errors(), "quadros ignorados: .*selo")
+
+    def test_operator_answers(self):
+        server = self.serve(tty=True)
+        client = self.spawn_client("mensagem", status=0)
+        client.type("oi daqui\n")
+        server.expect("diz: oi daqui")
+        server.type("olá daí, ç\n\nfim\n")
+        client.expect("diz: olá daí, ç\n.*diz: \n.*diz: fim\n")
+        client.stdin.close()
+        self.assertEqual(client.wait(), 0)
+        server.type("alguém?\n")
+        server.expect_error("ninguém na linha")
+
+    def test_file_changes_during_the_copy(self):
+        self.film(size=5_000_000)
+        self.serve()
+        hand, m = self.hand_client(open_name=b"filme.bin", queue=4, window=4), self.client_module
+        hand.expect(m.DATA)
+        self.film(size=5_000_000, seed=1)
+        hand.open(b"filme.bin", queue=4, window=4)
+        self.assertEqual(hand.error(), m.CHANGED)
+
+    def test_two_clients_and_one_that_stalls(self):
+        data = self.film(size=2_000_000)
+        self.serve()
+        stalled = self.hand_client(open_name=b"filme.bin", queue=1, window=1)
+        stalled.expect(self.client_module.DATA)
+        others = [self.spawn_client("baixar", "filme.bin", "-o", name, status=0) for name in ("um", "dois")]
+        for child, name in zip(others, ("um", "dois")):
+            child.wait()
+            self.assertEqual((self.home / name).read_bytes(), data)
+
+    def test_card_refuses_for_a_moment(self):
+        """ENOBUFS: espera e tenta de novo, um número limitado de vezes; interface desligada, também não derruba."""
+        server, answers = self.server_module.Server.__new__(self.server_module.Server), []
+        server.verbose, server.interface, server.sock = False, "lo", mock.Mock()
+        for failures, calls in ((0, 1), (3, 4), (10**6, self.server_module.FULL_TRIES)):
+            for code in (errno.ENOBUFS, errno.EAGAIN, errno.ENETDOWN):
+                server.sock.send = mock.Mock(side_effect=[OSError(code, "")] * min(failures, 99) + [60])
+                server.send(b"quadro")
+                self.assertEqual(server.sock.send.call_count, calls)
+        server.sock.send = mock.Mock(side_effect=OSError(errno.ENXIO, "No such device"))
+        self.assertRaisesRegex(self.server_module.Failure, "sumiu", server.send, b"quadro")
+
+    def test_command_line(self):
+        result = self.run_script("raw_server.py", "lo", "--pasta", self.home / "nada", prefix=self.lab.prefix)
+        self.assert_one_line_error(result, "mkdir")
+        result = self.run_script("raw_server.py", "nada0", prefix=self.lab.prefix)
+        self.assert_one_line_error(result, "nada0", "lo")
+        result = self.run_script("raw_server.py", "--max-clientes", "0")
+        self.assert_one_line_error(result, "1 a 1000", status=2)
+        if "b1" in self.lab.sockets:
+            self.lab.ip("link", "add", "parada", "type", "veth", "peer", "name", "parada2")
+            self.assert_one_line_error(self.client("parada", "listar", status=1), "sudo ip link set parada up")
+        result = self.run_script("raw_server.py", "lo", prefix=without_raw())
+        self.assert_one_line_error(result, "CAP_NET_RAW", "sudo ./")
+
+
+def without_raw():
+    """Prefixo que roda o comando sem CAP_NET_RAW."""
+    if os.geteuid():
+        return ()
+    return ("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw")
+
+
+class TestRawClient(RawTestCase):
+    """O cliente: espera, retoma, não atropela nada, e o cano dita o passo."""
+
+    def test_client_first(self):
+        data = self.film()
+        client = self.spawn_client("baixar", "filme.bin", "--espera", "30", status=0)
+        client.expect_error("espero um servidor em lo")
+        self.serve()
+        self.assertEqual(client.wait(), 0)
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+
+    def test_nobody_there(self):
+        result = self.client("listar", "--espera", "0.2", status=1)
+        self.assert_one_line_error(result, "nenhum servidor", "raw_server.py lo")
+
+    def partial_download(self, size=20_000_000):
+        """Um cliente morto por kill -9 no meio de uma cópia; devolve o filme inteiro."""
+        data = self.film(size=size)
+        server = self.serve()
+        client = self.spawn_client("baixar", "filme.bin")
+        partial = self.home / "filme.bin.parcial"
+        self.until(lambda: partial.exists() and partial.stat().st_size > 0, "o parcial cresce")
+        client.kill()
+        client.wait()
+        self.assertFalse((self.home / "filme.bin").exists() and not partial.exists() and
+                         (self.home / "filme.bin").read_bytes() != data)
+        return server, data, partial
+
+    def test_kill_and_resume(self):
+        server, data, partial = self.partial_download()
+        if not partial.exists():
+            self.skipTest("a cópia acabou antes do kill")
+        result = self.client("baixar", "filme.bin")
+        self.assertIn("continuo de", result.err)
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+        self.assertEqual(sorted(os.listdir(self.home)), ["filme.bin", "videos"])
+
+    def test_file_changed_between_two_halves(self):
+        server, data, partial = self.partial_download()
+        fresh = self.film(size=20_000_000, seed=SEED + 1)
+        os.utime(self.videos / "filme.bin", ns=(1, 1))
+        result = self.client("baixar", "filme.bin")
+        self.assertEqual((self.home / "filme.bin").read_bytes(), fresh)
+        self.assertIn("mudou no servidor: do zero", result.err)
+
+    def test_same_date_and_size_but_other_bytes(self):
+        data = self.film(size=100_000)
+        self.serve()
+        status = (self.videos / "filme.bin").stat()
+        (self.home / "filme.bin.parcial").write_bytes(b"x" * 50_000)
+        (self.home / "filme.bin.parcial.id").write_text(f"{status.st_size} {status.st_mtime_ns}\n")
+        result = self.client("baixar", "filme.bin", status=1)
+        self.assertIn("não confere", result.err)
+        self.assertFalse((self.home / "filme.bin").exists())
+        self.client("baixar", "filme.bin")
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+
+    def test_partial_of_nobody_and_bad_note(self):
+        data = self.film(size=100_000)
+        self.serve()
+        for note in (None, b"-5 x\n", b"100000 1\n"):
+            (self.home / "filme.bin.parcial").write_bytes(b"x" * 50_000)
+            if note is not None:
+                (self.home / "filme.bin.parcial.id").write_bytes(note)
+            self.client("baixar", "filme.bin", "--sobrescrever")
+            self.assertEqual((self.home / "filme.bin").read_bytes(), data, note)
+
+    def test_server_killed_and_started_again(self):
+        data = self.film(size=60_000_000)
+        server = self.serve(status=None)
+        client = self.spawn_client("baixar", "filme.bin", status=0, constants={"SILENCE_US": 300_000})
+        partial = self.home / "filme.bin.parcial"
+        self.until(lambda: partial.exists() and partial.stat().st_size > 0 or client.popen.poll() is not None,
+                   "começou")
+        server.kill()
+        server.wait()
+        self.serve()
+        self.assertEqual(client.wait(), 0, client.errors())
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+
+    def test_interface_down_and_up_twice(self):
+        data = self.film(size=60_000_000)
+        self.serve()
+        client = self.spawn_client("baixar", "filme.bin", status=0)
+        partial = self.home / "filme.bin.parcial"
+        for _ in range(2):
+            size = partial.stat().st_size if partial.exists() else 0
+            self.until(lambda: client.popen.poll() is not None or partial.exists() and partial.stat().st_size > size,
+                       "o parcial cresce")
+            self.lab.ip("link", "set", "lo", "down")
+            self.lab.ip("link", "set", "lo", "up")
+        self.assertEqual(client.wait(), 0, client.errors())
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+
+    def test_never_overwrites(self):
+        data = self.film()
+        self.serve()
+        (self.home / "filme.bin").write_text("meu")
+        self.assert_one_line_error(self.client("baixar", "filme.bin", status=1), "--sobrescrever", "-o ARQUIVO")
+        self.assertEqual((self.home / "filme.bin").read_text(), "meu")
+        self.client("baixar", "filme.bin", "--sobrescrever")
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+        (self.videos / ".x").write_text("oculto")
+        self.assert_one_line_error(self.client("baixar", ".x", status=1), "-o ARQUIVO")
+
+    def test_partial_that_is_a_link(self):
+        self.film()
+        self.serve()
+        (self.home / "vitima").write_text("intocada")
+        (self.home / "filme.bin.parcial").symlink_to("vitima")
+        self.assertEqual(self.client("baixar", "filme.bin", status=1).err.count("\n"), 1)
+        os.unlink(self.home / "filme.bin.parcial")
+        (self.home / "filme.bin.parcial").symlink_to("criada")
+        self.client("baixar", "filme.bin", status=1)
+        self.assertFalse((self.home / "criada").exists())
+        os.unlink(self.home / "filme.bin.parcial")
+        os.link(self.home / "vitima", self.home / "filme.bin.parcial")
+        self.assertIn("não é um arquivo comum", self.client("baixar", "filme.bin", status=1).err)
+        os.unlink(self.home / "filme.bin.parcial")
+        os.mkfifo(self.home / "filme.bin.parcial")
+        self.assertIn("não é um arquivo comum", self.client("baixar", "filme.bin", status=1).err)
+        self.assertEqual((self.home / "vitima").read_text(), "intocada")
+
+    def test_two_copies_of_the_same_name(self):
+        self.film()
+        self.serve()
+        with open(self.home / "filme.bin.parcial", "wb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            self.assert_one_line_error(self.client("baixar", "filme.bin", status=1), "outro raw_client.py")
+        self.client("baixar", "filme.bin")
+
+    def test_disk_full(self):
+        data = self.film(size=2_000_000)
+        self.serve()
+        full = self.run_script("raw_client.py", "baixar", "filme.bin", cwd=self.home, status=1,
+                               prefix=(*self.lab.prefix, "prlimit", "--fsize=1000000"))
+        self.assert_one_line_error(full, "disco encheu")
+        self.assertFalse((self.home / "filme.bin").exists())
+        self.assertIn("continuo de", self.client("baixar", "filme.bin").err)
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+
+    def test_player_slow_then_done(self):
+        """Um tocador em pausa: a janela fecha, a memória não cresce, e a sessão não morre de silêncio."""
+        with open(self.videos / "filme.bin", "wb") as film:
+            film.truncate(150 << 20)
+        os.mkfifo(self.home / "fifo")
+        (self.home / "player.py").write_text(
+            "import sys\nfirst = sys.stdin.buffer.read(10)\nopen('fifo').read()\nsize = 10\n"
+            "for piece in iter(lambda: sys.stdin.buffer.read(1 << 20), b''):\n    size += len(piece)\nprint(size)\n")
+        self.serve(constants={"SILENCE_US": 300_000})
+        client = self.spawn_client("tocar", "filme.bin", "--player", f"{sys.executable} player.py", status=0)
+        with open(self.home / "fifo", "w"):  # só abre quando o tocador já parou de ler
+            meter, paused = Meter(client), time.monotonic()
+            self.until(lambda: meter.rss() > 16 << 20 and time.monotonic() > paused + 1, "a janela enche, e se espera")
+            self.assertLess(meter.rss(), 64 << 20)
+        client.expect(f"^{150 << 20}$")
+        self.assertEqual(client.wait(), 0)
+
+    def test_player_that_closes_or_does_not_exist(self):
+        self.film(size=3_000_000)
+        self.serve()
+        self.assertIn("fechou antes do fim", self.client("tocar", "filme.bin", "--player", "head -c 5").err)
+        result = self.client("tocar", "filme.bin", "--player", "nao-existe -", status=1)
+        self.assert_one_line_error(result, "apt install")
+
+    def test_strange_server(self):
+        """Lixo, quadros de outra sessão e fichas impossíveis não derrubam o cliente."""
+        self.film()
+        sock, rng, m = self.links[0], random.Random(SEED), self.client_module
+        m.attach_filter(sock, 0)
+        client = self.spawn_client("listar", "--espera", "30", status=0)
+        hello = sock.recv(2048)
+        _, seal = m.make_seal()
+        nonce = m.unpack_frame(seal, hello).payload[:16]
+        for _ in range(2000):
+            kind = rng.choice([*m.KINDS, 0xFF]) | m.FROM_SERVER
+            payload = rng.choice([nonce, b""]) + os.urandom(rng.randrange(80))
+            frame = bytearray(m.pack_frame(seal, bytes(6), bytes(6), kind, rng.choice([0, 1]), 0, 0, payload))
+            if rng.random() < 0.3:
+                frame[rng.randrange(14, len(frame))] ^= 1 << rng.randrange(8)
+            with contextlib.suppress(BlockingIOError):
+                sock.send(frame)
+        self.serve()
+        client.expect("1 arquivo")
+        self.assertEqual(client.wait(), 0)
+
+    def test_lying_server_card(self):
+        for card in ((0, 10**6, 0, 2**31), (5, 1, 0, 100)):
+            status, err = self.lie(card)
+            self.assertEqual(status, 1, err)
+            self.assertIn("não segue o protocolo", err)
+
+    def lie(self, card):
+        """Um servidor feito à mão que responde ABRE com esta FICHA; devolve o fim do cliente."""
+        sock, m = self.links[0], self.client_module
+        m.attach_filter(sock, 0)
+        sock.settimeout(WATCHDOG_S)
+        client = self.spawn_client("baixar", "x", status=1)
+        _, seal = m.make_seal()
+        while client.popen.poll() is None:
+            try:
+                frame = m.unpack_frame(seal, sock.recv(2048))
+            except socket.timeout:
+                break
+            if frame.kind == m.HELLO:
+                nonces = frame.payload[:16], b"s" * 16
+                number, _ = m.session_of(b"", *nonces)
+                sock.send(m.pack_frame(seal, bytes(6), bytes(6), m.WELCOME, number, 0, 1, b"".join(nonces)))
+            elif frame.kind == m.OPEN and frame.session == number:
+                body = m.LAYOUT[m.CARD].pack(*card, bytes(32), 0, 0, 0, 0)
+                sock.send(m.pack_frame(seal, bytes(6), bytes(6), m.CARD, number, 0, 2, body))
+                break
+        return client.wait(), client.errors()
+
+    def test_interrupted_says_nothing_strange(self):
+        client = self.spawn_client("listar", "--espera", "60", status=130)
+        client.expect_error("espero um servidor")
+        client.kill(signal.SIGINT)
+        self.assertEqual(client.wait(), 130)
+
+    def test_menu(self):
+        data = self.film()
+        server = self.serve()
+        client = self.spawn_client(tty=True, status=0)
+        client.expect("filme.bin")
+        client.type("b 1\n")
+        client.expect("s: sair > ")
+        client.expect("s: sair > ")
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+        client.type("m olá do menu\n")
+        server.expect("diz: olá do menu")
+        client.expect("s: sair > ")
+        client.type("t 9\nb 1\n")
+        client.expect_error("já existe")
+        client.type("s\n")
+        self.assertEqual(client.wait(), 0)
+
+    def test_command_line(self):
+        for words, said in ((("lo", "voar"), "voar"), (("baixar",), "baixar pede"), (("listar", "x"), "listar pede"),
+                            (("medir", "muito"), "segundos"), (("--servidor", "xx", "listar"), "MAC"),
+                            (("--espera", "nan", "listar"), "segundos")):
+            said_by_parser = io.StringIO()
+            with contextlib.redirect_stderr(said_by_parser), self.assertRaises(SystemExit) as end:
+                self.client_module.build_parser().parse_args(list(words))
+            self.assertEqual((end.exception.code, said_by_parser.getvalue().count("\n")), (2, 1))
+            self.assertIn(said, said_by_parser.getvalue())
+        self.assert_one_line_error(self.client(status=1), "sem terminal")
+        self.assert_one_line_error(self.run_script("raw_client.py", "listar", prefix=without_raw()), "CAP_NET_RAW")
+
+
+class TestRawEnlaceRuim(RawTestCase):
+    """Dois pares veth e, entre eles, um fio que perde, repete, troca a ordem, vira bits e enche até 60 bytes."""
+
+    def copy(self, size, key=(), **damage):
+        data, relay = self.film(size=size), self.relay(**damage)
+        server = self.serve(*key, interface="a0")
+        self.client("b0", "baixar", "filme.bin", "--sobrescrever", *key)
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data, SEED)
+        return server, relay
+
+    def test_damaged_wire(self):
+        _, relay = self.copy(600_000, lose=0.3, double=0.05, swap=0.05, flip=0.05)
+        for what in ("lost", "doubled", "swapped", "flipped"):
+            self.assertGreater(relay.counts[what], 0, relay.counts)
+
+    def test_damaged_wire_with_a_key(self):
+        (self.home / "chave").write_bytes(b"k" * 32)
+        self.copy(300_000, ("--chave-arquivo", self.home / "chave"), lose=0.1, double=0.1, swap=0.1, flip=0.1)
+
+    def test_clean_wire_talks_little(self):
+        _, relay = self.copy(1_000_000)
+        self.assertLess(relay.counts["seen"], 4 * 1_000_000 // 1476)
+
+    def test_messages_over_a_damaged_wire(self):
+        self.relay(lose=0.2, double=0.2, swap=0.1, flip=0.1)
+        server = self.serve(interface="a0", tty=True)
+        client = self.spawn_client("b0", "mensagem", status=0)
+        lines = [f"linha {at} " + "ç" * 300 * at for at in range(4)]
+        client.type("".join(line + "\n" for line in lines))
+        for line in lines:
+            server.expect("diz: " + line + "\r?\n")  # cada uma, uma vez, na ordem
+        server.type("e eu respondo\n")
+        client.expect("diz: e eu respondo\n")
+        client.stdin.close()
+        self.assertEqual(client.wait(), 0)
+
+    def test_cut_cable_ends_with_a_clear_error(self):
+        self.film(size=5_000_000)
+        relay = self.relay()
+        self.serve(interface="a0", constants={"SILENCE_US": 500_000})
+        client = self.spawn_client("b0", "baixar", "filme.bin", "--espera", "0.5", status=1,
+                                   constants={"SILENCE_US": 300_000})
+        partial = self.home / "filme.bin.parcial"
+        self.until(lambda: partial.exists() and partial.stat().st_size > 0, "o parcial cresce")
+        relay.cut = True
+        self.assertEqual(client.wait(), 1)
+        self.assertIn("nenhum servidor respondeu", client.errors())
+        self.assertGreater(partial.stat().st_size, 0)
+
+    def test_two_servers(self):
+        """Um em cada ponta do fio: `listar` mostra os dois que ouve, e --servidor escolhe."""
+        self.film("daqui.txt", 10)
+        relay = self.relay()
+        self.serve(interface="a0")
+        listing = self.client("b0", "listar").text
+        mac = listing.split()[0]
+        self.assertIn("daqui.txt", self.client("--servidor", mac, "b0", "listar").text)
+        self.assert_one_line_error(self.client("--servidor", "02:00:00:00:00:99", "b0", "listar", "--espera", "0.3",
+                                               status=1), "nenhum servidor")
+
+
 def each(*names):
     """Decora um teste para rodar uma vez por script."""
     def decorate(test):
@@ -2244,7 +3284,7 @@ class TestCasa(unittest.TestCase):
 
     # O teto é de 600 linhas; os scripts que são um protocolo inteiro têm mais, e servidor.py, que são três serviços,
     # dois motores e TLS, mais ainda: cortá-lo em dois custaria poder copiar um arquivo só.
-    LIMITS = {"servidor.py": 1000, "cliente.py": 650, "raw_server.py": 700, "raw_client.py": 700, "led_gpio.py": 700}
+    LIMITS = {"servidor.py": 1000, "cliente.py": 650, "raw_server.py": 850, "raw_client.py": 910, "led_gpio.py": 700}
     FENCE = re.compile(r"^# --- bloco comum: (.+?) ---$(.*?)^# --- fim do bloco comum: \1 ---$", re.M | re.S)
 
     def test_the_files(self):

@@ -1,0 +1,901 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Cliente de filmes sem IP: acha o servidor no cabo por difusão; lista, baixa, toca, conversa e mede.
+
+    sudo ./raw_client.py                          # menu (interface lo; outra: ./raw_client.py eth0)
+    sudo ./raw_client.py lo baixar filme.mp4      # ou um comando: listar, baixar, tocar, mensagem, medir
+
+O caminho de um bloco até o disco (o quadro está desenhado em raw_server.py, e o protocolo inteiro no README):
+
+    cabo --> fila do núcleo --> Receiver: é o próximo? --sim--> destino: arquivo .parcial, cano ou memória
+             (cheia, perde)       |                                |
+                                  não: guarda                      lento? a janela encolhe
+                                  |                                |
+    cabo <-- CONFIRMA: "falta o bloco n; além dele já tenho estes; cabem mais tantos"
+
+O .parcial só recebe o que está em ordem: o tamanho dele é o ponto de onde retomar, mesmo depois de um kill -9.
+
+O que não faz: não esconde nada de quem escuta o cabo e não conserta um cabo: depois de --espera segundos sem
+servidor, desiste e diz como continuar.
+"""
+import argparse
+import array
+import collections
+import contextlib
+import errno
+import hashlib
+import hmac
+import itertools
+import os
+import re
+import select
+import shlex
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import time
+import zlib
+try:
+    import fcntl
+    import pwd
+except ImportError:  # fora do Unix o arquivo ainda se importa e responde a --help; open_link recusa em português
+    fcntl = pwd = None
+
+RECEIVE_BUFFER = 16 << 20     # fila do núcleo: 130 ms de 1 Gbit/s enquanto o disco respira
+WINDOW_BYTES, WINDOW_BLOCKS = 16 << 20, 11_000  # guardados fora de ordem; o bitmap deles cabe num quadro de 1500 B
+BATCH_BLOCKS, BATCH_BYTES = 64, 1 << 20  # quadros lidos antes de uma escrita
+WRITE_PIECES = 512            # pedaços por writev (o sistema aceita 1024)
+HASH_STEP = 1 << 16           # bytes conferidos por folga: dezenas de µs
+CATALOG_BYTES = 8 << 20       # um catálogo maior do que isto é mentira
+MESSAGE_MAX = 1 << 20         # bytes de uma mensagem
+ACK_EVERY_US = 1000           # uma confirmação por milissegundo, ou por quarto de janela
+ACK_AGAIN_US = 50_000         # sem novidade, repete a última: ela pode ter se perdido
+ASK_US, ASK_MAX_US = 50_000, 400_000  # um pedido sem resposta se repete, cada vez com mais calma
+LISTEN_US = 300_000           # quanto `listar` espera pelos outros servidores depois do primeiro
+SILENCE_US = 3_000_000        # servidor calado: procura-o de novo, e retoma de onde parou
+FETCH_US = 200_000            # de quanto em quanto tempo busca o que o operador do servidor disse
+PREFIX = struct.Struct("!BBHIIQ")  # o cabeçalho depois do EtherType
+PLAYERS = ("mpv --force-window=immediate -", "ffplay -autoexit -loglevel error -i -", "vlc --play-and-exit -")
+
+
+# --- bloco comum: casa ---
+VERSION = "1.0"
+
+
+class Failure(Exception):
+    """Erro que o usuário pode resolver: vira uma linha em stderr e estado 1, nunca um traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """O argparse, com o erro de uso em uma linha só (estado 2)."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
+
+
+def escape(text: str) -> str:
+    r"""Mostra o que não se imprime (ESC vira \x1b): a rede não comanda o terminal de ninguém."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def number(kind, low, high, unit):
+    """Cria o type= de uma opção: um número (kind = int ou float) de low a high, ou uma linha de erro."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:  # NaN também cai aqui
+            raise argparse.ArgumentTypeError(f"{text!r} não serve: use {unit} de {low} a {high}")
+        return value
+    return parse
+
+
+def run(build_parser, action, argv=None):
+    """Lê a linha de comando, roda action(args) e devolve o estado de saída: 0, 1 ou 130 (o argparse sai com 2)."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="replace")  # saída cp1252 ou ascii: o acento se perde, o programa não
+    try:
+        status = action(build_parser().parse_args(argv))
+        print(end="", flush=True)  # um cano fechado aparece aqui, e não na saída do interpretador
+        return status or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head -1` já foi embora: nada mais a escrever, nem na hora de sair
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Failure, OSError) as error:
+        print(f"{os.path.basename(sys.argv[0])}: erro: {error}", file=sys.stderr)
+        return 1
+# --- fim do bloco comum: casa ---
+
+
+# --- bloco comum: protocolo ---
+ETHERTYPE, WIRE_VERSION, BROADCAST = 0x88B5, 1, b"\xff" * 6  # IEEE 802 "local experimental 1": não é de ninguém
+HEADER = struct.Struct("!6s6sHBBHIIQ")  # destino, origem, EtherType, tipo, versão, n, sessão, bloco, relógio
+KIND_AT, SESSION_AT, BLOCK_AT = 14, 18, 22
+FROM_SERVER = 0x80  # bit 7 do tipo: o sentido. Em lo cada lado também ouve o que ele mesmo disse
+HELLO, OPEN, ACK, TEXT, FETCH, BYE = range(0x01, 0x07)
+WELCOME, CARD, DATA, RECEIPT, SPEECH, ERROR = range(0x81, 0x87)
+KINDS = dict(zip((HELLO, OPEN, ACK, TEXT, FETCH, BYE, WELCOME, CARD, DATA, RECEIPT, SPEECH, ERROR),
+                 "OLÁ ABRE CONFIRMA TEXTO ESCUTA FIM EIS-ME FICHA DADOS RECIBO FALA ERRO".split()))
+LAYOUT = {  # os campos fixos no começo dos dados; depois do ";", o que vem em seguida
+    HELLO: struct.Struct("!16sI"),      # nonce do cliente, MTU dele
+    WELCOME: struct.Struct("!16s16s"),  # nonces do cliente e do servidor; nome da máquina
+    OPEN: struct.Struct("!QQqQIIQI"),   # desde, tamanho e data do parcial, livre, fila, janela, eco, espera; nome
+    CARD: struct.Struct("!QQqI32sQQII"),  # desde, tamanho, data, bytes por bloco, SHA-256, enviados, repetidos, voltas
+    ACK: struct.Struct("!QII"),         # eco, espera, janela; bitmap do que veio além do que falta
+    TEXT: struct.Struct("!B"), SPEECH: struct.Struct("!B"),  # MORE, LAST ou NOTHING; texto em UTF-8
+    ERROR: struct.Struct("!B"),         # um dos códigos
+}
+MORE, LAST, NOTHING = range(3)          # parte de uma mensagem: há mais, é a última, não há mensagem
+GENERAL, NOT_FOUND, DENIED, TOO_BIG, CHANGED, FULL = range(1, 7)  # códigos de ERRO
+CATALOG_NAME, ZEROS_NAME = b"", b"/"    # nomes que não são de arquivo: o catálogo, e os zeros da medição
+FIRST_NUMBER = 2**32 - 256              # número do bloco 0: assim toda cópia passa pela volta de 2**32 - 1 a 0
+Frame = collections.namedtuple("Frame", "target source kind session block clock payload")
+
+
+class ProtocolError(ValueError):
+    """O quadro não segue a especificação: descarta-se, conta-se, e nada mais."""
+
+
+def make_seal(key: bytes = b""):
+    """Devolve (bytes do selo, função): CRC-32 acha o erro do fio; BLAKE2b com chave acha também quem forja."""
+    if key:
+        return 16, lambda data: hashlib.blake2b(data, key=key, digest_size=16).digest()
+    return 4, lambda data: zlib.crc32(data).to_bytes(4, "big")
+
+
+def session_of(key: bytes, client_nonce: bytes, server_nonce: bytes) -> tuple:
+    """(número, chave) de uma sessão: sem os dois nonces dela, um quadro de ontem não vale hoje."""
+    nonces = client_nonce + server_nonce
+    number = int.from_bytes(hashlib.blake2b(nonces, digest_size=4).digest(), "big")
+    return number, hashlib.blake2b(nonces, key=key, digest_size=32).digest() if key else b""
+
+
+def pack_frame(seal, target: bytes, source: bytes, kind: int, session: int, block: int, clock: int, payload=b""):
+    """Monta um quadro inteiro (bytes), do destino ao selo."""
+    frame = HEADER.pack(target, source, ETHERTYPE, kind, WIRE_VERSION, len(payload), session, block, clock) + payload
+    return frame + seal(frame[KIND_AT:])
+
+
+def unpack_frame(seal, data) -> Frame:
+    """Confere e desmonta um quadro; o enchimento até 60 bytes não conta. Levanta ProtocolError."""
+    if len(data) < HEADER.size:
+        raise ProtocolError("curto")
+    target, source, ethertype, kind, version, length, session, block, clock = HEADER.unpack_from(data)
+    end = HEADER.size + length
+    mark = seal(data[KIND_AT:end])
+    if (ethertype, version) != (ETHERTYPE, WIRE_VERSION) or kind not in KINDS:
+        raise ProtocolError("tipo ou versão")
+    if kind in LAYOUT and length < LAYOUT[kind].size:
+        raise ProtocolError("dados curtos")
+    if not hmac.compare_digest(mark, bytes(data[end:end + len(mark)])):  # se foi cortado, também não bate
+        raise ProtocolError("selo")
+    return Frame(target, source, kind, session, block, clock, bytes(data[HEADER.size:end]))
+
+
+def unpack_body(kind: int, payload: bytes) -> tuple:
+    """Os campos fixos do tipo e, por último, o resto (unpack_frame já garantiu que estão lá)."""
+    return LAYOUT[kind].unpack_from(payload) + (payload[LAYOUT[kind].size:],)
+
+
+def split_text(text: str, room: int) -> list:
+    """As partes de uma mensagem, de até `room` bytes com o byte MORE ou LAST; a vazia também tem uma."""
+    data = text.encode("utf-8", "replace")
+    pieces = [data[at:at + room - 1] for at in range(0, len(data), room - 1)] or [b""]
+    return [bytes([MORE]) + piece for piece in pieces[:-1]] + [bytes([LAST]) + pieces[-1]]
+
+
+def to_wire(index: int) -> int:
+    """Número com que viaja o bloco `index` (0, 1, 2...): tem 32 bits e dá a volta sem aviso."""
+    return (FIRST_NUMBER + index) & 0xFFFFFFFF
+
+
+def from_wire(number: int, near: int) -> int:
+    """O índice de número `number` mais perto de `near` (RFC 1982); antes do começo, negativo."""
+    ahead = (number - to_wire(near)) & 0xFFFFFFFF
+    return near + (ahead if ahead < 1 << 31 else ahead - (1 << 32))
+
+
+def describe(arrow: str, frame: bytes) -> str:
+    """Uma linha por quadro, para --verbose."""
+    _, _, _, kind, _, length, session, block, _ = HEADER.unpack_from(frame)
+    text = bytes(frame[HEADER.size + 1:HEADER.size + min(length, 60)]) if kind in (TEXT, SPEECH) else b""
+    said = text.decode("utf-8", "replace")
+    return escape(f"{arrow} {KINDS[kind]} sessão={session:08x} bloco={block} {length} B {said}".rstrip())
+# --- fim do bloco comum: protocolo ---
+
+
+# --- bloco comum: enlace ---
+SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33             # asm-generic/socket.h
+SIOCGIFFLAGS, SIOCGIFMTU, IFF_UP = 0x8913, 0x8921, 1  # linux/sockios.h e net/if.h
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772                # net/if_arp.h: os enlaces de quadro Ethernet
+
+
+def clock() -> int:
+    """Relógio monotônico, em µs: o dos quadros e o de todas as esperas."""
+    return time.monotonic_ns() // 1000
+
+
+def attach_filter(sock, side, session=None):
+    """Filtro BPF: o núcleo só copia para nós os quadros do sentido `side` (bit 7) e, se dita, de uma sessão."""
+    code = [(0x30, 0, KIND_AT), (0x54, 0, FROM_SERVER), (0x15, 1, side)]                   # ldb; and; jeq
+    code += [] if session is None else [(0x20, 0, SESSION_AT), (0x15, 1, session)]         # ld; jeq
+    code += [(0x06, 0, 0xFFFFFFFF), (0x06, 0, 0)]                                          # ret tudo; ret nada
+    program = array.array("B", b"".join(struct.pack("=HBBI", op, 0, test and len(code) - 2 - at, value)
+                                        for at, (op, test, value) in enumerate(code)))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(code), program.buffer_info()[0]))
+
+
+def open_link(name, side, receive_bytes):
+    """Socket AF_PACKET só do nosso EtherType, já com filtro: devolve (sock, MAC, MTU). Levanta Failure."""
+    prog = os.path.basename(sys.argv[0])
+    if not hasattr(socket, "AF_PACKET"):
+        raise Failure("quadros crus (AF_PACKET) só existem no Linux: use um computador ou Raspberry Pi com ele")
+    try:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # 0: nada entra antes do filtro
+    except PermissionError:
+        raise Failure(f"abrir quadros crus exige a permissão CAP_NET_RAW. Digite: sudo ./{prog} {name}") from None
+    try:
+        sock.setblocking(False)
+        attach_filter(sock, side)
+        sock.bind((name, ETHERTYPE))
+        request = struct.pack("256s", name.encode())
+        flags, = struct.unpack_from("H", fcntl.ioctl(sock, SIOCGIFFLAGS, request), 16)
+        mtu, = struct.unpack_from("i", fcntl.ioctl(sock, SIOCGIFMTU, request), 16)
+        _, _, _, hardware, mac = sock.getsockname()
+        problem = f"{name} não leva quadros Ethernet (tipo {hardware}). Veja as outras: ip -br link"
+        if not flags & IFF_UP:
+            problem = f"a interface {name} está desligada. Ligue-a: sudo ip link set {name} up"
+        elif hardware in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
+            with contextlib.suppress(PermissionError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)    # até o limite do sistema
+                sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_bytes)      # root passa do limite
+            return sock, mac, mtu
+    except OSError as error:
+        known = ", ".join(known for _, known in socket.if_nameindex())
+        problem = f"a interface {escape(name)!r} não serve ({error.strerror or error}). As desta máquina: {known}"
+    sock.close()
+    raise Failure(problem)
+
+
+def drop_root():
+    """Aberto o socket, root não serve para mais nada: volta a ser quem digitou sudo. Devolve o passwd dele ou None."""
+    with open("/proc/self/uid_map") as uid_map:
+        nested = uid_map.read().split()[2] != "4294967295"  # em `unshare -r` este root já não manda na máquina
+    uid = int(os.environ.get("SUDO_UID", 0))
+    if os.geteuid() != 0 or nested or uid == 0:  # sem sudo (login de root, serviço), não há a quem voltar
+        return None
+    user = pwd.getpwuid(uid)
+    os.initgroups(user.pw_name, user.pw_gid)  # os grupos primeiro: sem root não se mexe mais neles
+    os.setgid(user.pw_gid)
+    os.setuid(uid)
+    return user
+
+
+def read_key(path):
+    """Chave: o resumo do arquivo, byte por byte; sem arquivo, nenhuma."""
+    if path is None:
+        return b""
+    with open(path, "rb") as file:
+        secret = file.read(1 << 20)
+    if len(secret) < 16:
+        raise Failure(f"{path} tem {len(secret)} bytes, e uma chave pede 16 ou mais: head -c 32 /dev/urandom > {path}")
+    return hashlib.blake2b(secret, digest_size=32).digest()
+# --- fim do bloco comum: enlace ---
+
+
+REASONS = {
+    GENERAL: "o servidor não conseguiu atender ao pedido", NOT_FOUND: "não existe no servidor: veja com listar",
+    DENIED: "o servidor nega o acesso (só serve arquivos comuns abaixo da pasta dele)",
+    TOO_BIG: "é maior do que o espaço livre deste disco",
+    CHANGED: "o arquivo mudou no servidor durante a cópia: repita o comando",
+    FULL: "o servidor está lotado: tente daqui a pouco, ou suba-o com --max-clientes maior"}
+
+
+class Silence(Exception):
+    """O servidor calou: caiu, ou o cabo caiu. Pode voltar."""
+
+
+class Receiver:
+    """Põe os blocos em ordem, com memória limitada. Sem socket, disco nem relógio."""
+
+    def __init__(self, total, capacity):
+        self.total, self.capacity = total, capacity
+        self.next, self.limit = 0, min(capacity, total)  # o primeiro que falta; o primeiro que não prometemos guardar
+        self.early = {}                                  # os que vieram antes da hora
+        self.bits = self.origin = 0                      # os mesmos, num bitmap que começa no bloco `origin`
+
+    def accept(self, index, payload, ready):
+        """Um bloco: junta a `ready` o que ficou em ordem; guarda o que veio cedo; descarta o resto."""
+        if index == self.next < self.limit:
+            ready.append(payload)
+            self.next += 1
+            while self.next in self.early:
+                ready.append(self.early.pop(self.next))
+                self.next += 1
+        elif self.next < index < self.limit and index not in self.early:
+            self.early[index] = bytes(payload)
+            self.bits |= 1 << (index - self.origin)
+
+    def acknowledge(self, backlog):
+        """(o que falta, janela, bitmap) para uma CONFIRMA; `backlog`: blocos que o destino ainda não engoliu."""
+        self.bits, self.origin = self.bits >> (self.next - self.origin), self.next
+        self.limit = min(max(self.limit, self.next + self.capacity - backlog), self.total)
+        return self.next, self.limit - self.next, self.bits
+
+
+class Sink:
+    """Destino dos bytes em ordem. Este é o da medição: só os conta, por vigésimo do tempo."""
+
+    fd, backlog = None, 0  # cano onde esperar por espaço; blocos que ainda não engoliu
+
+    def __init__(self, span=1):
+        self.hash, self.size, self.began, self.span = hashlib.sha256(), 0, clock(), span
+        self.bars = collections.Counter()
+
+    def write(self, pieces):
+        self.bars[(clock() - self.began) * 20 // self.span] += sum(map(len, pieces))
+
+    def idle(self):
+        """Trabalho para as folgas; False se não há."""
+        return False
+
+    def ended(self):
+        """Tudo entregue e conferido?"""
+        return True
+
+
+class Memory(Sink):
+    """Destino do catálogo."""
+
+    data = b""
+
+    def write(self, pieces):
+        self.data += b"".join(pieces)
+        self.hash = hashlib.sha256(self.data)
+        if len(self.data) > CATALOG_BYTES:
+            raise Failure("o catálogo do servidor é grande demais")
+
+
+class Pipe(Sink):
+    """Um cano: quem o lê dita o passo. O que ainda não coube espera aqui, e a janela encolhe por isso."""
+
+    def __init__(self, fd):
+        super().__init__()
+        self.fd, self.queue = fd, collections.deque()
+        os.set_blocking(fd, False)
+
+    def write(self, pieces):
+        for piece in map(bytes, pieces):
+            self.hash.update(piece)
+            self.queue.append(piece)
+            self.size += len(piece)
+        self.idle()
+
+    def idle(self):
+        try:
+            sent = moved = os.writev(self.fd, list(itertools.islice(self.queue, WRITE_PIECES))) if self.queue else 0
+        except BlockingIOError:
+            sent = moved = 0
+        while self.queue and sent >= len(self.queue[0]):
+            sent -= len(self.queue.popleft())
+        if sent:
+            self.queue[0] = self.queue[0][sent:]
+        self.backlog = len(self.queue)
+        return moved > 0
+
+    def ended(self):
+        return not self.queue
+
+
+class Partial(Sink):
+    """NOME.parcial. Ao lado, NOME.parcial.id diz de que arquivo ele é (tamanho e data): só esse se retoma."""
+
+    def __init__(self, target):
+        super().__init__()
+        self.target, self.path, self.note, self.hashed = target, target + ".parcial", target + ".parcial.id", 0
+        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # some com o processo, até por kill -9
+        except BlockingIOError:
+            raise Failure(f"outro raw_client.py já está baixando {target}") from None
+        status = os.fstat(self.fd)
+        mine = os.path.samestat(status, os.lstat(self.path))  # outro cliente pode tê-lo acabado entre o open e o flock
+        if not mine or not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise Failure(f"{self.path} não é um arquivo comum: apague-o, ou grave com outro nome (-o)")
+        try:
+            with open(self.note, encoding="ascii") as note:
+                size, date = map(int, note.read(64).split())
+            struct.pack("!Qq", size, date)
+        except (OSError, ValueError, struct.error):  # sem o bilhete não se sabe de que arquivo é: do zero
+            size = date = 0
+        self.identity, self.size = (size, date), status.st_size if status.st_size <= size else 0
+
+    def begin(self, offset, identity):
+        """O servidor enviará desde `offset` um arquivo de tamanho e data `identity`."""
+        if (offset, identity) != (self.size, self.identity):
+            os.ftruncate(self.fd, 0)  # antes do bilhete: um kill -9 aqui não deixa um par trocado
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.note)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(self.note, flags, 0o666), "w", encoding="ascii") as note:
+                note.write("%d %d\n" % identity)
+            self.size, self.identity, self.hash, self.hashed = 0, identity, hashlib.sha256(), 0
+
+    def write(self, pieces):
+        for at in range(0, len(pieces), WRITE_PIECES):
+            group = pieces[at:at + WRITE_PIECES]
+            wanted, done = sum(map(len, group)), os.pwritev(self.fd, group, self.size)
+            while done < wanted:  # disco quase cheio: a próxima escrita diz ENOSPC
+                done += os.pwrite(self.fd, b"".join(group)[done:], self.size + done)
+            self.size += wanted
+
+    def idle(self):
+        """Confere um passo, relido do disco: vale o que ficou gravado, e não o que passou pela memória."""
+        piece = os.pread(self.fd, min(HASH_STEP, self.size - self.hashed), self.hashed)
+        self.hash.update(piece)
+        self.hashed += len(piece)
+        return bool(piece)
+
+    def ended(self):
+        return self.hashed == self.size
+
+    def finish(self, overwrite):
+        """Dá o nome final, que até aqui não existia."""
+        if not overwrite and os.path.lexists(self.target):  # apareceu durante a cópia
+            raise Failure(f"{self.target} já existe, e a cópia ficou em {self.path}. Para trocá-lo: --sobrescrever")
+        os.replace(self.path, self.target)
+        os.unlink(self.note)
+
+
+class Client:
+    """O socket, e a sessão do momento."""
+
+    def __init__(self, args, sock, mac, mtu):
+        self.interface, self.verbose, self.wait, self.target = args.interface, args.verbose, args.espera, args.servidor
+        self.sock, self.mac, self.mtu, self.user = sock, mac, mtu, drop_root()
+        self.key = read_key(args.chave_arquivo)
+        self.seal_size, self.seal = make_seal(self.key)
+        self.room = min(self.mtu - (HEADER.size - 14) - self.seal_size, 0xFFFF)
+        self.queue = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // (2 * self.mtu + 1024)
+        self.capacity = min(WINDOW_BLOCKS, WINDOW_BYTES // self.room, (self.room - LAYOUT[ACK].size) * 8)
+        self.buffer, self.ignored = memoryview(bytearray(self.mtu + 14)), collections.Counter()
+        self.server, self.number = None, 0
+
+    def send(self, kind, block=0, payload=b""):
+        frame = pack_frame(self.seal, self.server, self.mac, kind, self.number, block, clock(), payload)
+        if self.verbose:
+            print(describe("->", frame), file=sys.stderr)
+        try:
+            self.sock.send(frame)
+        except OSError as error:
+            self.excuse(error)
+
+    def excuse(self, error):
+        """Fila vazia ou cheia, interface desligada: passam, e o pedido se repete. O resto é o fim."""
+        if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN, errno.EMSGSIZE):
+            raise Failure(f"a interface {self.interface} sumiu ({error.strerror}). Veja as outras: ip -br link")
+
+    def check(self, data):
+        """O quadro conferido, ou None (e conta) se não é para nós. Levanta Failure se é um ERRO."""
+        try:
+            frame = unpack_frame(self.seal, data)
+            if frame.target != self.mac or self.number and (frame.session, frame.source) != (self.number, self.server):
+                raise ProtocolError("sessão desconhecida")
+        except ProtocolError as error:
+            self.ignored[str(error)] += 1
+            return None
+        if self.verbose:
+            print(describe("<-", data), file=sys.stderr)
+        if frame.kind == ERROR and self.number:
+            raise Failure(REASONS.get(frame.payload[0], "o servidor respondeu com um erro desconhecido"))
+        return frame
+
+    def frames(self, until):
+        """Gera os quadros bons que chegarem até o instante `until`."""
+        while select.select([self.sock], [], [], max(until - clock(), 0) / 1e6)[0]:
+            try:
+                frame = self.check(self.buffer[:self.sock.recv_into(self.buffer)])
+            except OSError as error:
+                self.excuse(error)
+                continue
+            if frame:
+                yield frame
+
+    def ask(self, kind, block=0, payload=b""):
+        """Repete um pedido até a resposta dele (mesmo tipo, com o bit 7). Levanta Silence se ela não vem."""
+        until, patience = clock() + SILENCE_US, ASK_US
+        while clock() < until:
+            self.send(kind, block, payload)
+            for frame in self.frames(clock() + patience):
+                if (frame.kind, frame.block) == (kind | FROM_SERVER, block):
+                    return frame
+            patience = min(patience * 2, ASK_MAX_US)
+        raise Silence
+
+    def find(self, everyone=False):
+        """Diz OLÁ até responderem: [(MAC, dois nonces, nome, relógio dele, e o nosso)]. Levanta Failure."""
+        self.server, self.number, self.seal = self.target or BROADCAST, 0, make_seal(self.key)[1]
+        attach_filter(self.sock, FROM_SERVER)
+        nonce, found, turn, until = os.urandom(16), {}, 0, clock() + int(self.wait * 1e6)
+        while clock() < until and (everyone or not found):
+            if turn == 3 and not found:
+                print(f"espero um servidor em {self.interface} por até {self.wait:g} s...", file=sys.stderr)
+            self.send(HELLO, 0, LAYOUT[HELLO].pack(nonce, self.mtu))
+            for frame in self.frames(min(clock() + min(ASK_US << turn, ASK_MAX_US), until)):
+                mine, theirs, name = unpack_body(WELCOME, frame.payload) if frame.kind == WELCOME else (0, 0, 0)
+                if mine == nonce and frame.session == session_of(b"", mine, theirs)[0]:
+                    shown = name.decode("utf-8", "replace")
+                    found[frame.source] = frame.source, mine, theirs, shown, frame.clock, clock()
+                    if not everyone:
+                        break
+            until, turn = min(until, clock() + LISTEN_US) if found else until, turn + 1
+        if found:
+            return sorted(found.values())
+        raise Failure(f"nenhum servidor respondeu em {self.interface}. Suba um: sudo ./raw_server.py {self.interface} "
+                      "(se ele usa --chave-arquivo, aqui vai a mesma chave)")
+
+    def enter(self, server):
+        """Passa à sessão que `server` (um dos de find) ofereceu."""
+        self.server, mine, theirs, self.server_name, self.echo, self.echoed = server
+        self.number, key = session_of(self.key, mine, theirs)
+        self.said, self.heard, self.inbox = 0, 0, bytearray()  # partes de texto que foram, que vieram, e a mensagem
+        _, self.seal = make_seal(key)
+        attach_filter(self.sock, FROM_SERVER, self.number)
+
+    def leave(self):
+        for _ in range(2):  # FIM não tem resposta; se os dois se perdem, a sessão acaba por silêncio
+            self.send(BYE)
+
+    def open(self, name, offset=0, identity=(0, 0), free=2**64 - 1):
+        """ABRE um arquivo e se prepara para recebê-lo. Devolve (desde, tamanho, data)."""
+        self.asked = LAYOUT[OPEN].pack(offset, *identity, free, self.queue, self.capacity, self.echo,
+                                       clock() - self.echoed) + name
+        if len(self.asked) > self.room:
+            raise Failure(f"o nome não cabe num quadro de {self.mtu} bytes")
+        offset, self.size, date, self.block, *_ = unpack_body(CARD, self.ask(OPEN, 0, self.asked).payload)
+        if not 0 < self.block <= self.room or offset > self.size:
+            raise ProtocolError("ficha impossível")
+        self.receiver = Receiver(-(-(self.size - offset) // self.block), self.capacity)
+        self.digest, self.newest, self.newest_at = bytes(32), 0, clock()
+        full = HEADER.size + self.block + self.seal_size
+        view = memoryview(bytearray(full * max(1, min(BATCH_BLOCKS, BATCH_BYTES // full))))
+        frames = [view[at:at + full] for at in range(0, len(view), full)]
+        self.slots = [(frame, frame[KIND_AT:-self.seal_size], frame[-self.seal_size:],
+                       frame[HEADER.size:-self.seal_size]) for frame in frames]
+        return offset, self.size, date
+
+    def drain(self, sink):
+        """Lê até um lote da fila do núcleo e entrega o que ficou em ordem; devolve quantos quadros vieram."""
+        accept, ready, count, wanted = self.receiver.accept, [], 0, (DATA, WIRE_VERSION, self.block, self.number)
+        for slot, sealed, mark, payload in self.slots:
+            try:
+                size = self.sock.recv_into(slot)
+            except OSError as error:
+                self.excuse(error)
+                break
+            count += 1
+            *prefix, block, sent = PREFIX.unpack_from(slot, KIND_AT)
+            if tuple(prefix) != wanted or size != len(slot) or self.seal(sealed) != mark:  # o caminho menos comum
+                frame = self.check(slot[:size])
+                if frame and frame.kind == CARD:
+                    self.digest = unpack_body(CARD, frame.payload)[4]
+                if frame is None or frame.kind != DATA:
+                    continue
+                block, payload, sent = frame.block, frame.payload, frame.clock
+            if sent > self.newest:
+                self.newest, self.newest_at = sent, clock()
+            accept(from_wire(block, self.receiver.next), payload, ready)
+        if ready:
+            sink.write(ready)
+        return count
+
+    def acknowledge(self, sink, now):
+        following, window, bits = self.receiver.acknowledge(sink.backlog)
+        self.send(ACK, to_wire(following), LAYOUT[ACK].pack(self.newest, min(now - self.newest_at, 2**32 - 1), window)
+                  + bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
+
+    def transfer(self, sink, name="", until=None):
+        """Recebe até o fim, conferido (ou até o instante `until`). Levanta Silence se o servidor cala."""
+        receiver, pending, acked, heard, bar = self.receiver, 1, 0, clock(), Progress(name, sink, self.size)
+        quarter = max(1, min(self.queue, self.capacity) // 4)
+        while until is None or clock() < until:
+            count, now = self.drain(sink), clock()
+            if count:
+                heard, pending = now, pending + count
+            elif now - heard > SILENCE_US:
+                raise Silence
+            if receiver.next == receiver.total and sink.ended() and any(self.digest):
+                break
+            reopened = receiver.next + receiver.capacity - sink.backlog >= receiver.limit + quarter
+            fresh = pending or reopened and receiver.limit < receiver.total
+            if now - acked >= (ACK_EVERY_US if fresh else ACK_AGAIN_US) or pending >= quarter:
+                self.acknowledge(sink, now)
+                pending, acked = 0, now
+                bar.show(now)
+            elif not count and not sink.idle():
+                wait = acked + (ACK_EVERY_US if fresh else ACK_AGAIN_US) - now
+                select.select([self.sock], [sink.fd] if sink.backlog else [], [], max(wait, 0) / 1e6)
+        bar.end()
+
+    def fetch(self, name, sink):
+        """Um arquivo inteiro, desde o começo, para um destino que não se retoma."""
+        try:
+            self.open(name)
+            self.transfer(sink, os.fsdecode(name))
+        finally:
+            self.leave()
+        if self.digest != sink.hash.digest():
+            raise Failure("o SHA-256 não confere com o do servidor: o que chegou está errado. Repita o comando")
+
+    def catalog(self, server):
+        """Mostra o catálogo de um servidor, e devolve os nomes."""
+        self.enter(server)
+        sink = Memory()
+        self.fetch(CATALOG_NAME, sink)
+        entries = [line.split(b" ", 2) for line in sink.data.split(b"\0")[:-1]]
+        print(f"{self.server.hex(':')} {escape(self.server_name)}: {len(entries)} arquivo(s)")
+        for at, (size, date, name) in enumerate(entries, 1):
+            day = time.strftime("%Y-%m-%d", time.localtime(min(max(int(date) // 10**9, 0), 2**32)))
+            print(f"{at:4} {human(int(size)):>10}  {day}  {escape(os.fsdecode(name))}")
+        return [os.fsdecode(name) for _, _, name in entries]
+
+    def say(self, text):
+        """Envia uma mensagem, parte por parte: cada uma é um pedido, e o recibo é a resposta."""
+        if len(text.encode("utf-8", "replace")) > MESSAGE_MAX:
+            raise Failure(f"uma mensagem leva até {MESSAGE_MAX} bytes; para mais do que isso há o baixar")
+        for part in split_text(text, self.room):
+            self.ask(TEXT, self.said, part)
+            self.said += 1
+
+    def listen(self):
+        """Busca o que o servidor tem a dizer, e mostra cada mensagem completa."""
+        more = MORE
+        while more != NOTHING:
+            more, piece = unpack_body(SPEECH, self.ask(FETCH, self.heard).payload)
+            self.heard += more != NOTHING
+            self.inbox = (self.inbox + piece)[:MESSAGE_MAX]
+            if more == LAST:
+                print(f"{self.server.hex(':')} diz: {escape(self.inbox.decode('utf-8', 'replace'))}", flush=True)
+                self.inbox = bytearray()
+
+
+class Progress:
+    """Barra, taxa e tempo que falta, em stderr; calada se ele não é um terminal."""
+
+    def __init__(self, name, sink, size):
+        self.name, self.sink, self.size, self.first, self.began = escape(name), sink, size, sink.size, clock()
+        self.shown = self.began if name and sys.stderr.isatty() else None
+
+    def show(self, now):
+        if self.shown is None or now - self.shown < 100_000:
+            return
+        self.shown, done = now, self.sink.size
+        rate, share = (done - self.first) / (now - self.began), done / max(self.size, 1)  # bytes por µs: MB/s
+        left = f"faltam {(self.size - done) / rate / 1e6:.0f} s" if rate else ""
+        print(f"\r{self.name[:24]} {share:4.0%} [{'#' * int(24 * share):.<24}] {rate:.1f} MB/s {left}\x1b[K",
+              end="", file=sys.stderr, flush=True)
+
+    def end(self):
+        if self.shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def human(size):
+    """Tamanho legível: 1,5 GiB."""
+    power = min(max(size, 1).bit_length() // 10, 3)
+    return f"{size} B" if power == 0 else f"{size / 1024 ** power:.1f} {' KMG'[power]}iB".replace(".", ",")
+
+
+def list_all(client, args):
+    for server in client.find(everyone=True):
+        client.catalog(server)
+
+
+def download(client, args):
+    if args.saida == "-":
+        return download_to_pipe(client, args)
+    target = args.saida or escape(os.path.basename(args.word))  # o fim do nome: não sobe de pasta
+    if not args.saida and target[:1] in ("", "."):
+        raise Failure(f"de {escape(args.word)!r} não sai um bom nome de arquivo. Escolha um: -o ARQUIVO")
+    if os.path.lexists(target) and not args.sobrescrever:
+        raise Failure(f"{target} já existe. Para trocá-lo: --sobrescrever; para gravar noutro lugar: -o ARQUIVO")
+    sink = Partial(target)
+    with open(sink.fd, "rb"):  # quem o abriu o fecha, haja o que houver
+        while not attempt(client, args.word, sink):
+            print("o servidor calou: procuro por ele para continuar", file=sys.stderr)
+        if client.digest != sink.hash.digest():
+            os.unlink(sink.path)
+            raise Failure("o SHA-256 não confere com o do servidor, e apaguei a cópia. Repita o comando")
+        sink.finish(args.sobrescrever)
+    print(f"{target}: {human(sink.size)}, SHA-256 confere", file=sys.stderr)
+
+
+def attempt(client, name, sink):
+    """Uma sessão de cópia, desde onde o parcial está; False se o servidor calou no meio."""
+    client.enter(client.find()[0])
+    before, free = sink.size, shutil.disk_usage(os.path.dirname(sink.target) or ".").free
+    try:
+        offset, *identity = client.open(os.fsencode(name), sink.size, sink.identity, free)
+        sink.begin(offset, tuple(identity))
+        if before:
+            print(f"continuo de {human(offset)}" if offset else "o arquivo mudou no servidor: do zero", file=sys.stderr)
+        client.transfer(sink, name)
+        return True
+    except Silence:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise Failure(f"o disco encheu. Libere espaço e repita o comando: {sink.path} continua dali") from None
+    finally:
+        client.leave()
+
+
+def download_to_pipe(client, args):
+    if os.isatty(1):
+        raise Failure("um filme no terminal só faz barulho: mande-o a um programa (| mpv -) ou a um arquivo")
+    client.enter(client.find()[0])
+    blocking = os.get_blocking(1)
+    try:
+        client.fetch(os.fsencode(args.word), Pipe(1))
+    finally:
+        os.set_blocking(1, blocking)  # o cano pode ser de outros também
+
+
+def play(client, args):
+    choices = [shlex.split(choice) for choice in ([args.player] if args.player else PLAYERS)]
+    command = next((words for words in choices if words and shutil.which(words[0])), None)
+    if command is None:
+        raise Failure(f"não achei tocador ({args.player or 'mpv, ffplay, vlc'}). Instale um: sudo apt install mpv")
+    env = dict(os.environ)
+    if client.user:  # quem toca é quem digitou sudo: com as preferências e o som dele
+        env.update(HOME=client.user.pw_dir, XDG_RUNTIME_DIR=f"/run/user/{client.user.pw_uid}")
+    client.enter(client.find()[0])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=env) as player:
+        try:
+            client.fetch(os.fsencode(args.word), Pipe(player.stdin.fileno()))
+        except BrokenPipeError:
+            print("o tocador fechou antes do fim", file=sys.stderr)
+        except BaseException:
+            player.terminate()
+            raise
+
+
+def measure(client, args):
+    span = int(args.word * 1e6)
+    client.enter(client.find()[0])
+    client.open(ZEROS_NAME)
+    sink = Sink(span)
+    client.transfer(sink, until=sink.began + span)
+    *_, sent, again, trip, least, _ = unpack_body(CARD, client.ask(OPEN, 0, client.asked).payload)
+    client.leave()
+    for at in range(20):
+        bar = "#" * round(40 * sink.bars[at] / max(sink.bars.values()))
+        print(f"{(at + 1) * args.word / 20:6.2f} s {bar:40} {sink.bars[at] * 160 / span:8.1f} Mbit/s")
+    useful = client.receiver.next * client.block / span
+    print(f"útil: {useful * 8:.1f} Mbit/s ({useful:.1f} MB/s), em blocos de {client.block} B\n"
+          f"volta: {trip / 1000:.2f} ms (a menor, {least / 1000:.2f}); quadros: {sent}, repetidos: {again} "
+          f"({again / max(sent, 1):.2%})")
+
+
+def message(client, args):
+    """Conversa: envia o que se escreve e mostra o que o operador do servidor responde, até o fim da entrada."""
+    client.enter(client.find()[0])
+    typed, reading = bytearray(), args.word is None
+    if not reading:
+        client.say(args.word)
+    elif sys.stdin.isatty():
+        print("escreva e tecle Enter; Ctrl+D termina", file=sys.stderr)
+    while reading:
+        if select.select([0], [], [], FETCH_US / 1e6)[0]:
+            piece = os.read(0, 1 << 16)
+            reading, typed = bool(piece), typed + piece
+            while b"\n" in typed or typed and not reading:
+                line, _, typed = typed.partition(b"\n")
+                client.say(line.decode("utf-8", "replace"))
+        client.listen()
+    client.leave()
+
+
+def menu(client, args):
+    """O catálogo numerado, e uma letra para cada coisa."""
+    if not sys.stdin.isatty():
+        raise Failure("sem terminal não há menu. Diga um comando: listar, baixar, tocar, mensagem ou medir")
+    while True:
+        names = client.catalog(client.find()[0])
+        try:
+            print("b N: baixar   t N: tocar   m: mensagem   s: sair > ", end="", flush=True)
+            letter, _, rest = input().strip().partition(" ")
+            if letter == "s":
+                return
+            if letter == "m":
+                args.word = rest or None
+                message(client, args)
+            elif letter in ("b", "t") and rest.isdigit() and 0 < int(rest) <= len(names):
+                args.word = names[int(rest) - 1]
+                (download if letter == "b" else play)(client, args)
+        except EOFError:
+            return
+        except Failure as failure:
+            print(f"erro: {failure}", file=sys.stderr)
+
+
+def start(args):
+    sys.stderr.reconfigure(line_buffering=True)  # até o Python 3.8, num arquivo ele guardaria as linhas para o fim
+    link = open_link(args.interface, FROM_SERVER, RECEIVE_BUFFER)
+    with link[0]:
+        try:
+            return args.action(Client(args, *link), args)
+        except Silence:
+            raise Failure("o servidor calou. Veja se ele está no ar, confira o cabo e repita o comando") from None
+        except ProtocolError as error:
+            raise Failure(f"o servidor não segue o protocolo ({error})") from None
+
+
+def mac_address(text):
+    if not re.fullmatch("([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} não é um MAC: são seis pares, como 02:00:00:00:00:01")
+    return bytes.fromhex(text.replace(":", ""))
+
+
+COMMANDS = {  # nome: (função, tipo do argumento ou None, valor se ele falta, ou ... se é obrigatório)
+    "listar": (list_all, None, None), "baixar": (download, str, ...), "tocar": (play, str, ...),
+    "mensagem": (message, str, None), "medir": (measure, number(float, 0.1, 3600, "segundos"), 3.0)}
+
+
+def read_words(parser, args):
+    """Dá sentido às palavras soltas, [INTERFACE] [COMANDO [ARGUMENTO]], com as opções onde estiverem."""
+    words = args.words
+    args.interface = words.pop(0) if words and words[0] not in COMMANDS else "lo"
+    name, *rest = words or [None]
+    if name not in (None, *COMMANDS):
+        parser.error(f"não conheço o comando {name!r}: use {', '.join(COMMANDS)}")
+    args.action, kind, args.word = COMMANDS.get(name, (menu, None, None))
+    if len(rest) > (kind is not None) or not rest and args.word is ...:
+        parser.error(f"{name} pede {'um argumento' if kind else 'nenhum argumento'}")
+    try:
+        args.word = kind(rest[0]) if rest else args.word
+    except argparse.ArgumentTypeError as error:
+        parser.error(error)
+    return args
+
+
+def build_parser():
+    parser = Parser(formatter_class=argparse.RawDescriptionHelpFormatter,
+                    usage="%(prog)s [OPÇÕES] [INTERFACE] [COMANDO]",
+                    description="Lista, baixa e toca os filmes de um raw_server.py do mesmo enlace, sem IP.",
+                    epilog="""interface: lo, se não se diz outra; comandos (sem nenhum, o menu):
+  listar             o catálogo de cada servidor que responde
+  baixar NOME        baixa um arquivo, ou continua de onde parou
+  tocar NOME         toca enquanto chega
+  mensagem [TEXTO]   conversa com o servidor; sem TEXTO, uma mensagem por linha
+  medir [SEGUNDOS]   mede o enlace (padrão: 3 s)
+
+Precisa de root (sudo) ou CAP_NET_RAW; depois, volta a ser quem digitou sudo.""")
+    add = parser.add_argument
+    add("words", nargs="*", help=argparse.SUPPRESS)
+    add("--servidor", type=mac_address, metavar="MAC", help="só este (padrão: o que responder antes)")
+    add("--espera", type=number(float, 0.1, 86400, "segundos"), default=10.0, metavar="S",
+        help="quanto esperar por um servidor (padrão: 10)")
+    add("--chave-arquivo", metavar="ARQ", help="o mesmo arquivo de chave do servidor")
+    add("-o", dest="saida", metavar="ARQUIVO", help="baixar: onde gravar (- é a saída padrão)")
+    add("--sobrescrever", action="store_true", help="baixar: troca o arquivo que já existe")
+    add("--player", metavar="CMD", help="tocar: o que lê da entrada padrão (mpv, ffplay, vlc)")
+    add("--verbose", action="store_true", help="mostra cada quadro em stderr")
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    parser.parse_args = lambda argv=None: read_words(parser, parser.parse_intermixed_args(argv))
+    return parser
+
+
+def main(argv=None):
+    return run(build_parser, start, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
