@@ -436,7 +436,7 @@ class Engine:
 
     def accept_waiting(self):
         """Aceita quem está na fila, enquanto houver lugar."""
-        while self.has_room():
+        while self.has_room() and not self.stopping:
             try:
                 sock, (host, port, *_) = self.listener.accept()
             except BlockingIOError:
@@ -449,7 +449,8 @@ class Engine:
             if is_allowed(host, self.args.permitir):
                 self.log(f"+ {name} conectou ({len(self.clients) + 1})")
                 if self.service.shared:  # sem isto o kernel guardaria mais alguns MiB para cada um que não lê
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, OUTBOX_BYTES)
+                    with contextlib.suppress(OSError):  # o macOS recusa, se ele já se foi
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, OUTBOX_BYTES)
                 self.admit(sock, name)
             else:
                 self.log(f"! {name} recusado: fora das redes de --permitir")
@@ -465,7 +466,7 @@ class Engine:
         for client in list(self.clients):
             if client.seen:
                 client.seen, client.quiet_since = False, now
-            late = client.deadline and now > client.deadline
+            late = now > (client.deadline or now)  # lido uma vez só: outra thread pode mudá-lo
             if late or self.args.ocioso and now - client.quiet_since > self.args.ocioso:
                 self.log(f"! {client.name} passou do prazo")
                 if client.closing or client.session is None:
@@ -532,7 +533,8 @@ class QueuedClient(Client):
 
     def finish(self):
         self.close()
-        self.writer.join()  # acaba sempre: quando a caixa esvazia, ou no prazo da despedida
+        if self.writer.ident:  # None: nem chegou a nascer
+            self.writer.join()  # acaba sempre: quando a caixa esvazia, ou no prazo da despedida
 
 
 class ThreadEngine(Engine):
@@ -969,7 +971,7 @@ def serve(args):
     service = {"eco": Echo, "chat": Chat, "http": Http}[args.modo]()
     engine = {"threads": ThreadEngine, "epoll": EpollEngine}[args.motor](listener, service, args)
     console = Console(engine.stop)
-    service.tell = console.write
+    service.tell = console.write if sys.stdout else lambda text: None  # None: nasceu sem saída (`>&-`)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, engine.stop)
     try:

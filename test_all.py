@@ -576,21 +576,6 @@ class ServerTests:
             conn.expect(b"oi")
             conn.close()
 
-    def test_max_clients(self):
-        """Além de --max-clientes se espera na fila, sem recusa; quem sai dá lugar."""
-        server = self.serve("--max-clientes", 2)
-        first, second, third = (self.connect(server) for _ in range(3))
-        for conn in (first, second):
-            conn.send(b"oi")
-            conn.expect(b"oi")
-        third.send("eu também")
-        third.sock.setblocking(False)
-        with self.assertRaises(BlockingIOError):
-            third.sock.recv(1)
-        third.sock.settimeout(WATCHDOG_S)
-        first.close()
-        third.expect("eu também")
-
     def test_idle_clients_are_closed(self):
         server = self.serve("--ocioso", 0.2, constants={"TICK_S": 0.05})
         self.assertEqual(self.connect(server).expect_eof(), b"")
@@ -933,9 +918,172 @@ class Chat(Service):"""
         server = self.serve("--modo", "http", constants={"HEADER_TIMEOUT_S": 0.2, "TICK_S": 0.05})
         self.assertIn(b"HTTP/1.1 408 ", self.ask(server, b"GET / HT"))
 
+    def test_chat_escapes_answers_too(self):
+        """O que volta a quem digitou também é escapado: destino de /msg e comando desconhecido."""
+        conn = self.join(self.serve("--modo", "chat"))
+        conn.send(b"/msg \x1b[2J oi\n/x\x1b[2J\n")
+        self.assertNotIn(b"\x1b", conn.expect("não conheço /x") + conn.expect("\n"))
+
+    def test_http_console_is_escaped(self):
+        server = self.serve("--modo", "http")
+        self.ask(server, b"GET /\x1b]0;x\x07 HTTP/1.1\r\n\r\n")
+        server.expect(r"GET /\\x1b\]0;x\\x07")
+
+    def test_chat_nickname_differs_only_in_case(self):
+        server = self.serve("--modo", "chat")
+        self.join(server, "ANA")
+        other = self.join(server)
+        other.send("/nick Ana\n")
+        other.expect("* erro:")
+
+    def test_chat_private_stays_private(self):
+        """Terceiros não leem /msg, quem fala não ouve a si mesmo, e nada vale depois de /sair."""
+        server = self.serve("--modo", "chat")
+        ana, bia, caio = self.join(server, "ana"), self.join(server, "bia"), self.join(server, "caio")
+        ana.send("/msg bia segredo\nem público\n/quem\n")
+        bia.expect("<ana em particular> segredo\n")
+        self.assertNotIn(b"segredo", caio.expect("<ana> em público\n"))
+        seen = ana.expect("na sala:")
+        self.assertNotIn("<ana>".encode(), seen)
+        bia.send("/sair\ndepois de sair\n/nick fantasma\n")
+        self.assertNotIn(b"depois", caio.expect("* bia saiu\n"))
+        ana.send("fim\n")
+        self.assertNotIn(b"depois", caio.expect("<ana> fim\n"))
+
+    def test_goodbye_has_a_deadline(self):
+        """Quem não fecha depois da despedida é desligado: o lugar dele não se perde."""
+        server = self.serve("--modo", "chat", constants={"LINGER_S": 0.2, "TICK_S": 0.05})
+        meter, before = Meter(server), None
+        conn = self.join(server)
+        before = meter.fds()
+        conn.send("/sair\n")
+        conn.expect_eof()  # e não fecha o seu lado
+        self.until(lambda: meter.fds() < before, "o servidor desligou quem não fechou")
+
+    def test_goodbye_ends_the_stream(self):
+        """Resposta e FIN: o cliente não espera o prazo da despedida para saber que acabou."""
+        server = self.serve("--modo", "http", constants={"LINGER_S": 10**6})
+        self.assertIn(b"200 OK", self.ask(server, b"GET / HTTP/1.1\r\n\r\n"))
+
+    def test_http_complete_header_over_the_limit(self):
+        server = self.serve("--modo", "http")
+        self.assertIn(b"HTTP/1.1 431 ", self.ask(server, b"GET / HTTP/1.1\r\nX: " + b"x" * 20000 + b"\r\n\r\n"))
+
+    def test_half_close_with_answer_pending(self):
+        """Fecha a ida com a volta ainda entupida: o que se devia chega inteiro."""
+        conn = self.connect(self.serve(), rcvbuf=4096)
+        conn.sock.settimeout(0.3)
+        sent = 0
+        with self.assertRaises(socket.timeout):  # entope até o servidor deixar de ler
+            while sent < 1 << 28:
+                sent += conn.sock.send(b"x" * 65536)
+        conn.sock.settimeout(WATCHDOG_S)
+        conn.half_close()
+        self.assertEqual(len(conn.expect_eof()), sent)
+
+    def test_foreign_listen_pid(self):
+        """LISTEN_FDS herdado, mas para outro processo (LISTEN_PID): não é conosco."""
+        server = self.serve(env={"LISTEN_FDS": "1", "LISTEN_PID": "1"})
+        self.connect(server).close()
+
+    def test_descriptor_3_is_not_a_listener(self):
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))  # sem listen()
+            starter = (f"import os, sys; os.dup2({sock.fileno()}, 3); os.environ.update(LISTEN_FDS='1', "
+                       "LISTEN_PID=str(os.getpid())); os.execv(sys.argv[1], sys.argv[1:])")
+            server = self.spawn("servidor.py", "--motor", self.motor, prefix=(sys.executable, "-c", starter),
+                                pass_fds=(sock.fileno(),), ready=None, status=None)
+            self.assertEqual(server.wait(), 1)
+            self.assertIn("LISTEN_FDS promete", server.errors())
+
+    def test_full_server_waits(self):
+        """Com --max-clientes 2, os que esperam na fila não custam descritor; a prova não depende do relógio."""
+        server = self.serve("--max-clientes", 2, "--verbose")
+        first, second, third = (self.connect(server) for _ in range(3))
+        second.send(b"oi")
+        second.expect(b"oi")
+        third.send(b"eu")
+        for _ in range(50):  # 50 idas e voltas: o motor deu muitas voltas, e não aceitou o terceiro
+            first.send(b"x")
+            first.expect(b"x")
+        self.assertEqual(len(re.findall("conectou", server.errors())), 2)
+        first.close()
+        third.expect(b"eu")
+
+    def test_emfile(self):
+        """Mesmo que a conta de descritores falhe (FD_RESERVE = 0), EMFILE não derruba e não gira."""
+        server = self.serve(constants={"FD_RESERVE": 0},
+                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32)))
+        conns = [self.connect(server) for _ in range(60)]
+        for conn in conns:
+            conn.send(b"oi")
+        conns[0].expect(b"oi")
+        meter = Meter(server)
+        self.until(lambda: meter.fds() >= 31, "o servidor encheu")
+        spent, begin = meter.cpu(), time.monotonic()
+        time.sleep(0.5)  # não se espera um estado: é o intervalo em que se mede a CPU
+        self.assertLess(meter.cpu() - spent, (time.monotonic() - begin) / 2, "girando à toa")
+        for conn in conns[1:]:
+            conns[0].close()
+            conn.expect(b"oi")
+            conn.close()
+
+    def test_raises_the_descriptor_limit(self):
+        server = self.serve(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 256)))
+        conns = [self.connect(server) for _ in range(100)]
+        for conn in conns:
+            conn.send(b"oi")
+        for conn in conns:  # todos ao mesmo tempo, sem que ninguém saia
+            conn.expect(b"oi")
+
+    def test_output_closed_from_birth(self):
+        """`./servidor.py --modo chat >&-`: sem onde mostrar a conversa, a sala funciona."""
+        starter = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        server = self.spawn("servidor.py", "127.0.0.1", port, "--modo", "chat", "--motor", self.motor, ready=None,
+                            prefix=(sys.executable, "-c", starter))
+        server.expect_error("motor")
+        server.host, server.port = "127.0.0.1", port
+        self.join(server, "ana")
+        self.stop(server)
+
 
 class TestServidorThreads(ServerTests, ScriptTestCase):
     motor = "threads"
+
+    def test_timeout_of_a_client_already_gone(self):
+        """O prazo alcança um cliente cujo socket já fechou: só ele se perde (a varredura roda na thread principal)."""
+        servidor = load("servidor.py")
+        listener = socket.create_server(("127.0.0.1", 0))
+        args = servidor.build_parser().parse_args(["--modo", "http"])
+        args.tls = None
+        service = servidor.Http()
+        service.tell = print
+        engine = servidor.ThreadEngine(listener, service, args)
+        self.addCleanup(engine.close)
+        sock, peer = socket.socketpair()
+        client = servidor.ThreadClient(sock, "x")
+        service.on_connect(client)
+        client.deadline = time.monotonic() - 1
+        engine.clients.add(client)
+        sock.close()
+        peer.close()
+        engine.sweep()  # não levanta nada
+
+    def test_no_more_threads(self):
+        """O sistema nega threads: quem não cabe se perde, e o servidor segue com os outros."""
+        if os.geteuid() == 0 or resource is None:
+            self.skipTest("para root, RLIMIT_NPROC não limita nada")
+        running = len(list(pathlib.Path("/proc").glob("[0-9]*/task/*")))
+        for mode in ("eco", "chat"):
+            server = self.serve("--modo", mode, preexec_fn=lambda: resource.setrlimit(
+                resource.RLIMIT_NPROC, (running + 8, running + 8)))
+            conns = [self.connect(server) for _ in range(40)]
+            for conn in conns:
+                with contextlib.suppress(OSError):
+                    conn.send("oi\n")
+            self.stop(server)
 
 
 class TestServidorEpoll(ServerTests, ScriptTestCase):
@@ -1050,6 +1198,12 @@ class TestTLS(ScriptTestCase):
                      ("--certificado", self.cert, "--chave", self.other_key)):
             result = self.run_script("servidor.py", "127.0.0.1", 0, *args)
             self.assert_one_line_error(result)
+
+    def test_certificate_of_another_name(self):
+        """Confiável, mas de outra máquina (127.0.0.1, e não 127.0.0.2): não convence."""
+        server = self.spawn("servidor.py", "127.0.0.2", 0, "--certificado", self.cert, "--chave", self.key)
+        result = self.run_script("cliente.py", "127.0.0.2", server.port, "--ca", self.cert, "--mensagem", "oi")
+        self.assert_one_line_error(result, "não convence")
 
 
 class TestCliente(ScriptTestCase):
@@ -1287,6 +1441,24 @@ class TestCliente(ScriptTestCase):
         conn.send(bytes(message))
         self.assertEqual(client.wait(), 1)
         self.assertIn("o eco voltou errado", client.errors())
+
+    def test_measure_notices_a_stale_answer(self):
+        """A resposta certa da mensagem anterior é um erro: cada mensagem é diferente."""
+        listener, port = self.listener()
+        client = self.spawn("cliente.py", "127.0.0.1", port, "--medir", "--conexoes", 1, ready=None, status=1)
+        conn = self.accept(listener)
+        first = conn.sock.recv(64)
+        conn.send(first)
+        conn.sock.recv(64)
+        conn.send(first)
+        self.assertEqual(client.wait(), 1)
+        self.assertIn("o eco voltou errado", client.errors())
+
+    def test_port_in_the_place_of_the_address(self):
+        self.assert_one_line_error(self.run_script("cliente.py", 8081), "./cliente.py 127.0.0.1 8081", status=2)
+
+    def test_impossible_host_name(self):
+        self.assert_one_line_error(self.run_script("cliente.py", "a..b"), "não encontro a máquina")
 
     def test_measure_notices_a_dead_server(self):
         listener, port = self.listener()
