@@ -395,7 +395,7 @@ class Engine:
 
     def __init__(self, listener, service, args):
         self.listener, self.service, self.args = listener, service, args
-        self.clients, self.stopping, self.next_sweep, self.full_until = set(), False, 0.0, 0.0
+        self.clients, self.stopping, self.exhausted, self.next_sweep = set(), False, False, 0.0
         self.chunk = FIRST_CHUNK if service.shared else CHUNK  # na sala, quem cola mil linhas fala aos poucos
         self.wake_r, self.wake_w = socket.socketpair()  # um byte aqui tira o motor da sua espera
         for sock in (listener, self.wake_r, self.wake_w):
@@ -432,7 +432,7 @@ class Engine:
 
     def has_room(self):
         """Sem lugar ninguém chama accept(), e quem chega espera na fila do kernel, sem recusa e sem gastar CPU."""
-        return len(self.clients) < self.args.max_clientes and time.monotonic() >= self.full_until
+        return len(self.clients) < self.args.max_clientes and not self.exhausted
 
     def accept_waiting(self):
         """Aceita quem está na fila, enquanto houver lugar."""
@@ -443,7 +443,7 @@ class Engine:
                 return  # a fila acabou
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self.full_until = time.monotonic() + TICK_S  # insistir já seria girar à toa
+                    self.exhausted = True  # até a próxima varredura: insistir já seria girar à toa
                 continue  # os outros (ECONNABORTED): esse desistiu na fila
             name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             if is_allowed(host, self.args.permitir):
@@ -460,9 +460,7 @@ class Engine:
         """Uma vez por TICK_S, desliga quem passou do prazo. A cada mensagem só se levanta a bandeira `seen`, que é mais
         barata do que ler o relógio; levantada, diz que o cliente falou desde a última volta."""
         now = time.monotonic()
-        if now < self.next_sweep:
-            return
-        self.next_sweep = now + TICK_S
+        self.next_sweep, self.exhausted = now + TICK_S, False
         for client in list(self.clients):
             if client.seen:
                 client.seen, client.quiet_since = False, now
@@ -552,7 +550,8 @@ class ThreadEngine(Engine):
             if self.wake_r in ready:
                 self.wake_r.recv(CHUNK)
             self.accept_waiting()
-            self.sweep()
+            if time.monotonic() >= self.next_sweep:
+                self.sweep()
         for client in list(self.clients):
             client.drop()
         deadline = time.monotonic() + STOP_GRACE_S
@@ -659,7 +658,8 @@ class EpollEngine(Engine):
                 with contextlib.suppress(BlockingIOError):  # não era o despertador, era a escuta
                     self.wake_r.recv(CHUNK)
                 self.accept_waiting()  # no fim da volta: um descritor fechado nela não pode já ser de outro
-            self.sweep()
+            if time.monotonic() >= self.next_sweep:
+                self.sweep()
             if listening != self.has_room():
                 listening = not listening
                 self.poller.modify(self.listener, select.EPOLLIN if listening else 0)
