@@ -1,0 +1,700 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""LED e botão de um Raspberry Pi pela rede: um comando por TCP acende a GPIO17, um toque na GPIO4 manda o comando.
+
+    ./led_gpio.py                 o LED: escuta em 127.0.0.1 porta 5555 (e obedece a: echo LED ON | nc 127.0.0.1 5555)
+    ./led_gpio.py botao           o botão: cada toque inverte o LED; para um comando só: ./led_gpio.py enviar LED ON
+    ./led_gpio.py iniciar         LED e botão juntos; num PC, sem placa, tudo simulado
+
+          botao                        TCP, porta 5555                     servidor
+    GPIO4 ---/ --- GND          --- LED STATUS ------------>     GPIO17 ---[330 ohms]---|>|--- GND
+    (pull-up: solto 1,          <---------- OK LED OFF -----     (sysfs, ou /dev/gpiochipN,
+     apertado 0)                --- LED ON ---------------->      ou uma lâmpada no terminal)
+                                <---------- OK LED ON ------
+Uma linha por comando; acaba em NUL, LF, CRLF, no fim da conexão ou num breve silêncio. O que não se entende: ERRO.
+    LED ON, LED OFF, LED TOGGLE, LED STATUS  ->  OK LED ON  ou  OK LED OFF
+    LED WATCH                                ->  o mesmo e, a cada mudança, LED ON  ou  LED OFF
+    com senha, antes de tudo: DESAFIO texto  <-  RESPOSTA hmac_sha256(senha, texto)  ->  OK  ou  ERRO
+O que não faz: esconder a conversa sem --certificado, mandar em mais de um LED, falar MQTT.
+"""
+import argparse, contextlib, errno, glob, os, queue, re, signal, stat, struct, subprocess, sys, threading, time
+import hmac, select, socket, ssl
+if os.name == "posix":  # no Windows só existem a simulação e os clientes
+    import fcntl
+    import syslog
+    syslog.openlog("LED TCP", syslog.LOG_PID)  # a marca dos programas em C: tail -f /var/log/syslog | grep LED
+
+# --- bloco comum: casa ---
+VERSION = "1.0"
+
+
+class Failure(Exception):
+    """Erro que o usuário pode resolver: vira uma linha em stderr e estado 1, nunca um traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """O argparse, com o erro de uso em uma linha só (estado 2)."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
+
+
+def escape(text: str) -> str:
+    r"""Mostra o que não se imprime (ESC vira \x1b): a rede não comanda o terminal de ninguém."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def number(kind, low, high, unit):
+    """Cria o type= de uma opção: um número (kind = int ou float) de low a high, ou uma linha de erro."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:  # NaN também cai aqui
+            raise argparse.ArgumentTypeError(f"{text!r} não serve: use {unit} de {low} a {high}")
+        return value
+    return parse
+
+
+def run(build_parser, action, argv=None):
+    """Lê a linha de comando, roda action(args) e devolve o estado de saída: 0, 1 ou 130 (o argparse sai com 2)."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="replace")  # saída cp1252 ou ascii: o acento se perde, o programa não
+    try:
+        status = action(build_parser().parse_args(argv))
+        print(end="", flush=True)  # um cano fechado aparece aqui, e não na saída do interpretador
+        return status or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head -1` já foi embora: nada mais a escrever, nem na hora de sair
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Failure, OSError) as error:
+        print(f"{os.path.basename(sys.argv[0])}: erro: {error}", file=sys.stderr)
+        return 1
+# --- fim do bloco comum: casa ---
+
+
+# --- bloco comum: endereço ---
+def host_name(text):
+    """Endereço IPv4 ou IPv6, ou nome de máquina; um número sozinho é uma porta fora do lugar."""
+    if text.isdigit():
+        prog = os.path.basename(sys.argv[0])
+        raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: ./{prog} 127.0.0.1 {text}")
+    return text
+
+
+port_number = number(int, 0, 65535, "uma porta")
+# --- fim do bloco comum: endereço ---
+
+
+# --- bloco comum: escuta ---
+def explain_bind(error, host, port):
+    """Por que não dá para escutar em host:port, e o que digitar em seguida."""
+    prog = os.path.basename(sys.argv[0])
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
+    if error.errno == errno.EADDRINUSE:
+        return (f"a porta {port} já está em uso em {host}. Quem a usa: ss -lntup 'sport = :{port}'. "
+                f"Outra porta: ./{prog} {host} {port % 65535 + 1}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"a porta {port} é do administrador (abaixo de 1024). Tente outra: ./{prog} {host} {port + 5000}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} não é um endereço desta máquina. Os dela: ip addr. Todos de uma vez: ./{prog} 0.0.0.0 {port}"
+    return f"não foi possível escutar em {host} porta {port}: {error.strerror or error}"
+# --- fim do bloco comum: escuta ---
+
+
+COMMANDS = ("LED ON", "LED OFF", "LED TOGGLE", "LED STATUS", "LED WATCH")
+CHIPS = ("pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835")  # Pi 5, Pi 4, Pi 0 a 3: o rótulo não muda, o número sim
+HEADER_LINES = 28         # GPIO0 a GPIO27, o conector de 40 pinos
+MAX_LINE = 256            # bytes; o maior comando tem 10, a resposta ao desafio 73
+RECV_SIZE = 16384         # bytes: um registro TLS inteiro, para nada ficar no OpenSSL sem que select() o veja
+SILENCE_S = 0.2           # encerra uma linha sem fim; e de quanto em quanto se olha se é hora de parar
+LOGIN_S = 30              # prazo do TLS e da senha: dá para fazer a conta à mão, com nc e openssl
+MAX_CLIENTS = 512         # os demais esperam na fila do kernel
+PENALTY_MAX_S, MAX_OFFENDERS = 60, 1024  # espera máxima de quem erra a senha; endereços lembrados (o mais antigo sai)
+UDEV_S = 2                # insistência no EACCES que se segue ao export
+POLL_S, WAKE_S = 0.005, 0.5  # releitura do botão, até uma borda provar que o chip avisa; e o maior sono de uma espera
+ANSWER_S = 1.5            # conectar, e esperar resposta; menos que os 2 s em que um Ctrl+C tem de ser obedecido
+BACKOFF_S = (0.25, 4)     # menor e maior pausa entre tentativas do botão
+MAX_PRESSES = 64          # toques à espera de entrega
+
+
+def split_lines(data: bytes) -> tuple:
+    """(linhas completas, resto): o TCP entrega bytes em ordem, não mensagens. Nada passa de MAX_LINE + 1 bytes."""
+    *lines, rest = re.split(rb"[\0\r\n]", data)
+    return [line[:MAX_LINE + 1] for line in lines if line.strip()], rest[:MAX_LINE + 1]
+
+
+def understand(line: bytes) -> tuple:
+    """(comando ou None, se com mais bytes a linha ainda viria a ser um): b"led  o" dá (None, True)."""
+    text = " ".join(line.decode("ascii", "replace").upper().split())
+    return text if text in COMMANDS else None, any(c.startswith(text) and c != text for c in COMMANDS)
+
+
+def proof(secret: bytes, challenge: str) -> str:
+    """HMAC-SHA-256 (RFC 2104) do desafio, em hexadecimal: prova que se sabe a senha sem a dizer."""
+    return hmac.new(secret, challenge.encode(), "sha256").hexdigest()
+
+
+def log(text):
+    with contextlib.suppress(BrokenPipeError):  # se ninguém mais lê stderr (o journal reiniciou), o LED ainda obedece
+        print(text, file=sys.stderr, flush=True)
+
+
+class Pin:
+    """Uma linha de GPIO, pelas três vias abaixo. O nível é lógico: True é LED aceso, ou botão apertado."""
+    fd = lit = None
+
+    def __init__(self, args, where, output, active_low):
+        self.args, self.where, self.output, self.active_low = args, where, output, active_low
+
+    def wait(self, seconds):
+        """Espera uma borda; False se o tempo passou sem ela."""
+        poller = select.poll()
+        poller.register(self.fd, self.events)
+        return bool(poller.poll(seconds * 1000)) and (os.read(self.fd, 768) or True)  # esvazia a fila do chardev
+
+    def presses(self, stop):
+        """Gera os toques. O contato treme (*bounce*): um nível só vale depois de ficar --repique ms parado."""
+        level = settled = self.lit
+        since, edges_work = 0.0, False  # há chips que aceitam avisar bordas e nunca avisam: até uma chegar, relê
+        while not stop.asked:
+            edge = self.wait(WAKE_S if edges_work and level == settled else POLL_S)
+            seen, now = self.read(), time.monotonic()
+            edges_work = edges_work or edge and seen != level  # borda sem mudança pode ser só o eco de armar o poll
+            if edge or seen != level:
+                level, since = seen, now
+            elif level != settled and now - since >= self.args.repique / 1000:
+                settled = level
+                if settled:
+                    yield
+
+    def close(self):
+        if self.fd is not None:
+            os.close(self.fd)
+        self.fd = None
+
+
+class SysfsPin(Pin):
+    """Um arquivo por atributo em /sys/class/gpio/gpioN: antigo, desaconselhado e presente em quase todo Pi."""
+    exported, events = False, getattr(select, "POLLPRI", 0)  # POLLERR vem sempre
+
+    @classmethod
+    def chips(cls, args, bcm):
+        """Base do chip + BCM: a GPIO17 é a linha 17, 529 ou 588, conforme o kernel e o modelo."""
+        for chip in sorted(glob.glob(f"{args.sysfs}/gpiochip*")):
+            yield cls.file(f"{chip}/label"), int(cls.file(f"{chip}/ngpio")), int(cls.file(f"{chip}/base")) + bcm
+
+    @staticmethod
+    def file(path, text=None):
+        """Lê um atributo, ou escreve nele; insiste um pouco, que o udev demora a dar os arquivos ao grupo gpio."""
+        deadline = time.monotonic() + UDEV_S
+        while True:
+            try:
+                with open(path, "r" if text is None else "w") as file:
+                    return file.read().strip() if text is None else file.write(text)
+            except (PermissionError, FileNotFoundError):
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(POLL_S)
+
+    def open(self):
+        """A linha que já estava exportada serve, mas não cabe a nós devolvê-la."""
+        self.folder = f"{self.args.sysfs}/gpio{self.where}"
+        direction, value = f"{self.folder}/direction", f"{self.folder}/value"
+        if not os.path.isdir(self.folder):
+            self.file(f"{self.args.sysfs}/export", str(self.where))  # sem zero à esquerda: seria lido em octal
+            self.exported = True
+        self.file(f"{self.folder}/active_low", "0")  # `value` o respeita e `direction` não: a inversão se faz aqui
+        if self.output:  # "high" e "low" dão sentido e nível de uma vez; "out" apagaria por um instante um LED aceso
+            keep = not self.exported and self.file(direction) == "out"
+            level = self.file(value) == "1" if keep else self.active_low
+            self.file(direction, "high" if level else "low")
+        else:
+            self.file(direction, "in")
+            with contextlib.suppress(OSError):  # chip que não avisa bordas: presses() relê
+                self.file(f"{self.folder}/edge", "both")
+        self.file(value)
+        self.fd = os.open(value, os.O_RDONLY)
+        return self.read()
+
+    def write(self, on):
+        if not os.path.isdir(self.folder):  # alguém fez unexport: a linha ainda é nossa
+            Pin.close(self)
+            self.open()
+        self.file(f"{self.folder}/value", "1" if on != self.active_low else "0")
+
+    def read(self):
+        return (os.pread(self.fd, 1, 0) == b"1") != self.active_low
+
+    def close(self):
+        super().close()
+        if self.exported and os.path.isdir(self.folder):
+            self.file(f"{self.args.sysfs}/unexport", str(self.where))
+
+
+class ChardevPin(Pin):
+    """/dev/gpiochipN, ABI v2 (linux/gpio.h, kernel 5.10+): a linha é nossa enquanto o descritor estiver aberto."""
+    GET_CHIPINFO, GET_LINE, GET_VALUES, SET_VALUES = 0x8044B401, 0xC250B407, 0xC010B40E, 0xC010B40F
+    REQUEST = struct.Struct("=I252x32sQI20x240xII20xi")  # linha, quem pede, flags, atributos, linhas, fila, descritor
+    ACTIVE_LOW, OUTPUT, INPUT = 0x2, 0x8, 0x4 | 0x30 | 0x100  # a entrada, com as duas bordas e pull-up
+    events = getattr(select, "POLLIN", 0)
+
+    @classmethod
+    def chips(cls, _args, bcm):
+        """O dispositivo e a linha: o conector do Pi 5 já foi gpiochip4 e gpiochip0."""
+        for path in sorted(glob.glob("/dev/gpiochip*")):
+            with contextlib.suppress(PermissionError), open(path, "rb") as chip:  # este pode não ser o do conector
+                _, label, lines = struct.unpack("=32s32sI", fcntl.ioctl(chip, cls.GET_CHIPINFO, bytes(68)))
+                yield label.rstrip(b"\0").decode(), lines, (path, bcm)
+
+    def open(self):
+        flags = self.ACTIVE_LOW * self.active_low | (self.OUTPUT if self.output else self.INPUT)
+        with open(self.where[0], "rb") as chip:  # sem atributos: a saída começa apagada
+            request = self.REQUEST.pack(self.where[1], b"led_gpio", flags, 0, 1, 0, 0)
+            self.fd = self.REQUEST.unpack(fcntl.ioctl(chip, self.GET_LINE, request))[-1]
+        return self.read()
+
+    def write(self, on):
+        fcntl.ioctl(self.fd, self.SET_VALUES, struct.pack("=QQ", on, 1))
+
+    def read(self):
+        return bool(struct.unpack("=QQ", fcntl.ioctl(self.fd, self.GET_VALUES, struct.pack("=QQ", 0, 1)))[0])
+
+
+class SimulatedPin(Pin):
+    """Para um PC: o LED é uma lâmpada desenhada no terminal; o botão, a FIFO (echo 0 > /tmp/tcp_file) e o Enter."""
+    chips = staticmethod(lambda _args, _bcm: [(CHIPS[0], HEADER_LINES, "neste terminal")])
+
+    def open(self):
+        """A FIFO é só do dono. O que já houver no lugar só serve se for uma FIFO nossa e fechada aos outros."""
+        if self.output or not hasattr(os, "mkfifo"):
+            return False
+        path = self.args.fifo
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(path, 0o600)
+        info = os.lstat(path)
+        if not stat.S_ISFIFO(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
+            raise Failure(f"{path} já existe e não é uma FIFO só sua. Veja o que é: ls -l {path}; ou use --fifo OUTRO")
+        self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)  # O_RDWR: sem fim de arquivo entre dois echo
+        return False
+
+    def write(self, on):
+        text, style = ("(*) LED aceso", "1;33") if on else ("( ) LED apagado", "2")
+        if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+            text = f"\033[{style}m{text}\033[0m"
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # `| head -1` foi embora: encerra pelo caminho de sempre
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def presses(self, stop):
+        """Uma linha é um toque. os.read, e não input(): uma thread presa no buffer de stdin trava a saída do Python."""
+        sources = [0] if self.fd is None else [0, self.fd]
+        while sources and not stop.asked:
+            for fd in sources if self.fd is None else select.select(sources, [], [], SILENCE_S)[0]:
+                data = os.read(fd, RECV_SIZE)
+                yield from range(data.count(b"\n"))
+                if not data:
+                    sources.remove(fd)
+
+    def close(self):
+        if self.fd is not None:
+            os.unlink(self.args.fifo)
+        super().close()
+
+
+PINS = {"sysfs": SysfsPin, "chardev": ChardevPin, "simulado": SimulatedPin}  # a ordem em que `auto` procura
+PIN_ERRORS = {errno.EBUSY: "está em uso por outro programa ou driver. Quem: gpioinfo. Outra: --led N ou --botao N",
+              errno.EACCES: "não é deste usuário. Entre no grupo: sudo usermod -aG gpio $USER, saia e entre de novo"}
+
+
+@contextlib.contextmanager
+def taken_pin(args, bcm, output, active_low):
+    """Acha a linha pelo modo de --gpio (em auto, o primeiro que esta máquina tiver), toma-a, e no fim a devolve."""
+    found = ((kind, where) for kind in PINS if args.gpio in (kind, "auto")
+             for label, lines, where in PINS[kind].chips(args, bcm) if label in CHIPS and lines >= HEADER_LINES)
+    kind, where = next(found, (None, None))
+    if not kind:
+        raise Failure(f"nenhum chip de Raspberry Pi ({', '.join(CHIPS)}) por {args.gpio}. Sem placa: --gpio simulado")
+    log(f"GPIO{bcm}: {kind}, {where}")
+    with contextlib.closing(PINS[kind](args, where, output, active_low)) as pin:
+        try:
+            pin.lit = pin.open()
+        except OSError as error:
+            raise Failure(f"a linha da GPIO{bcm} {PIN_ERRORS.get(error.errno, f'não abriu: {error.strerror}')}")
+        yield pin
+
+
+class Client(threading.Thread):
+    """Uma thread por cliente. Ela lê; escrever, outra também pode (LED WATCH), e o OpenSSL exige uma de cada vez."""
+
+    def __init__(self, server, sock, host):
+        super().__init__(daemon=True)
+        self.server, self.sock, self.host, self.lock = server, sock, host, threading.Lock()
+        self.trusted, self.challenge, self.watching, self.lost = not server.secret, os.urandom(32).hex(), False, False
+
+    def run(self):
+        try:
+            self.sock.settimeout(LOGIN_S)
+            if self.server.tls:
+                self.sock = self.server.tls.wrap_socket(self.sock, server_side=True)
+            self.sock.setblocking(False)
+            if not self.trusted:
+                self.send(f"DESAFIO {self.challenge}")
+            for line in self.lines():
+                with self.server.lock:  # põe comandos e avisos numa ordem só, a mesma para todos
+                    self.send(self.server.obey(understand(line)[0], self) if self.trusted else self.judge(line))
+                if not self.trusted:
+                    break
+        except OSError:  # RST, TLS malfeito: acaba este cliente, e só ele
+            pass
+        finally:
+            self.server.clients.discard(self)
+            self.sock.close()
+
+    def lines(self):
+        """Gera as linhas que chegam. Acaba no fim da conexão ou do prazo, que só uma linha inteira renova."""
+        rest, data, alive, patience = b"", None, time.monotonic(), LOGIN_S
+        while data != b"" and time.monotonic() - alive < patience and not (self.server.stop.asked or self.lost):
+            data = None
+            can_write = select.select([], [self.sock], [], WAKE_S)[1]  # quem não lê as respostas não dá mais ordens
+            if can_write and select.select([self.sock], [], [], SILENCE_S if rest else WAKE_S)[0]:
+                with self.lock, contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+                    data = self.sock.recv(RECV_SIZE)
+            ended = data == b"" or data is None and self.trusted and not understand(rest)[1]
+            lines, rest = split_lines(rest + (b"\n" if ended else data or b""))
+            for line in lines:
+                alive = time.monotonic()
+                yield line
+            patience = LOGIN_S if not self.trusted else float("inf") if self.watching else self.server.args.ocioso
+
+    def send(self, text):
+        """Nunca espera: a fila de cada cliente é o buffer do kernel, e quem não lê e o deixa encher é desligado."""
+        data = text.encode() + b"\n"
+        with self.lock:
+            try:
+                self.lost = self.lost or self.sock.send(data) < len(data)
+            except OSError:  # cheio; ou foi-se sem ler a resposta, como o botão em C
+                self.lost = True
+
+    def judge(self, line):
+        """Confere a prova da senha. Errar custa 1, 2, 4... s de espera, e nela nem a resposta certa vale."""
+        offenders, now = self.server.offenders, time.monotonic()
+        failures, free_at = offenders.pop(self.host, (0, now))
+        if now >= free_at:
+            wanted = f"RESPOSTA {proof(self.server.secret, self.challenge)}".encode()
+            self.trusted = hmac.compare_digest(line.strip(), wanted)  # o mesmo tempo, por mais que se acerte
+            if self.trusted:
+                return "OK senha aceita"
+            failures, free_at = failures + 1, now + min(2 ** failures, PENALTY_MAX_S)
+            log(f"senha errada de {self.host}")
+        offenders[self.host] = failures, free_at
+        if len(offenders) > MAX_OFFENDERS:
+            del offenders[next(iter(offenders))]
+        return f"ERRO senha recusada; espere {free_at - now:.1f} s"
+
+
+class Server:
+    """O LED e quem quer saber dele."""
+
+    def __init__(self, pin, tls, secret, args, stop):
+        self.pin, self.tls, self.secret, self.args, self.stop = pin, tls, secret, args, stop
+        self.lit, self.clients, self.offenders, self.lock = pin.lit, set(), {}, threading.Lock()
+
+    def obey(self, command, client):
+        if command is None:
+            return "ERRO use LED ON, LED OFF, LED TOGGLE, LED STATUS ou LED WATCH"
+        client.watching = client.watching or command == "LED WATCH"
+        on = {"LED ON": True, "LED OFF": False, "LED TOGGLE": not self.lit}.get(command)
+        if on is not None:
+            try:
+                self.pin.write(on)  # mesmo que já esteja assim: no sysfs, outro programa pode ter mexido
+            except OSError as error:
+                return f"ERRO o pino não obedeceu: {error.strerror}"
+            if on != self.lit:
+                self.lit = on
+                log(f"LED Status: {'On' if on else 'Off'}")
+                if os.name == "posix":
+                    syslog.syslog(f"LED Status: {'On' if on else 'Off'}")
+                for watcher in [other for other in list(self.clients) if other.watching]:
+                    watcher.send("LED ON" if on else "LED OFF")
+        return "OK LED ON" if self.lit else "OK LED OFF"
+
+    def run(self, listener):
+        """Aceita clientes até a hora de parar; depois espera que as threads deles acabem."""
+        threading.stack_size(256 * 1024)  # bytes: com os 8 MiB de costume, 512 pilhas não caberiam num Pi de 32 bits
+        listener.settimeout(SILENCE_S)
+        while not self.stop.asked:
+            try:
+                if len(self.clients) >= MAX_CLIENTS:
+                    raise BlockingIOError
+                sock, address = listener.accept()
+            except OSError as error:  # ninguém; ou lotado, ou sem descritores: sem a pausa, giraria em falso
+                time.sleep(0 if isinstance(error, socket.timeout) else SILENCE_S)
+                continue
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # quem assina e some acaba descoberto
+            client = Client(self, sock, address[0])
+            self.clients.add(client)
+            client.start()
+        deadline = time.monotonic() + ANSWER_S
+        for client in list(self.clients):
+            client.join(max(0, deadline - time.monotonic()))
+
+
+def stop_on_signals():
+    """Todo sinal que encerra vira um pedido, lido por quem está em condições de parar: ninguém para no meio."""
+    stop = argparse.Namespace(asked=False)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM"):  # no Windows, só dois
+        if hasattr(signal, name) and (name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN):  # nohup
+            signal.signal(getattr(signal, name), lambda *_: setattr(stop, "asked", True))
+    return stop
+
+
+def open_listener(host, port):
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address, family=family, backlog=MAX_CLIENTS, dualstack_ipv6=host == "::")
+    except (OSError, UnicodeError) as error:
+        raise Failure(explain_bind(error, host, port))
+
+
+def tls_context(args, purpose, authority):
+    """Contexto TLS 1.2 ou mais novo, com o certificado deste lado e a autoridade que responde pelo outro."""
+    try:
+        context = ssl.create_default_context(purpose, cafile=authority)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if args.certificado:
+            context.load_cert_chain(args.certificado, args.chave)
+        if authority:
+            context.verify_mode = ssl.CERT_REQUIRED
+        elif args.sem_verificar:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
+    except OSError as error:
+        raise Failure(f"certificado, chave ou autoridade não servem: {error.strerror or error}. O README os cria")
+
+
+def read_secret(path):
+    """A senha compartilhada: o texto do arquivo, sem espaços nem fins de linha nas pontas."""
+    secret, mode = b"", 0
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        secret, mode = file.read(RECV_SIZE).strip(), os.fstat(file.fileno()).st_mode
+    if len(secret) < 8 or os.name == "posix" and mode & 0o077:
+        raise Failure(f"{path}: falta uma senha (8 bytes, só sua): openssl rand -hex 32 > {path}; chmod 600 {path}")
+    return secret
+
+
+def serve(args):
+    """A porta vem antes do pino: no sysfs, que não tem dono, ela é a trava entre dois servidores."""
+    stop, secret = stop_on_signals(), args.senha_arquivo and read_secret(args.senha_arquivo)
+    tls = tls_context(args, ssl.Purpose.CLIENT_AUTH, args.ca_clientes) if args.certificado else None
+    with open_listener(args.endereco, args.porta) as listener:
+        host, port = listener.getsockname()[:2]
+        private = host.startswith("127.") or host == "::1"
+        if not (private or secret or args.sem_senha):
+            raise Failure(f"em {host} qualquer um na rede mandaria no LED. Crie uma senha: (umask 077; openssl rand "
+                          "-hex 32 > senha.txt); e use --senha-arquivo senha.txt. Ou aceite o risco: --sem-senha")
+        with taken_pin(args, args.led, True, args.ativo_baixo) as pin, contextlib.ExitStack() as at_exit:
+            if args.ao_sair != "manter":
+                at_exit.callback(pin.write, args.ao_sair == "acender")
+            print(f"escutando em {host} porta {port}", flush=True)
+            log(f"só esta máquina alcança {host}; da rede: ./led_gpio.py 0.0.0.0 --senha-arquivo senha.txt" if private
+                else f"{'quem sabe a senha' if secret else 'aviso: --sem-senha: qualquer um na rede'} manda no LED")
+            Server(pin, tls, secret, args, stop).run(listener)
+
+
+@contextlib.contextmanager
+def conversation(args):
+    """Conecta, prova a senha se for o caso, e entrega ask(linha) -> resposta. Toda falha de rede vira Failure."""
+    secret, where = args.senha_arquivo and read_secret(args.senha_arquivo), f"{args.endereco} porta {args.porta}"
+    tls = tls_context(args, ssl.Purpose.SERVER_AUTH, args.ca) if args.tls else None
+
+    def ask(line="", forever=False):
+        sock.sendall(line.encode() + b"\n")  # uma linha vazia não é nada: só se espera
+        while forever and not select.select([sock], [], [], 1)[0]:
+            pass  # acorda a cada segundo: é quando o Windows vê um Ctrl+C
+        reply = escape(file.readline(MAX_LINE).decode("utf-8", "replace").rstrip("\r\n"))
+        if not reply or reply.startswith("DESAFIO") and not secret:
+            raise Failure(f"{where} " + ("pede senha: use o --senha-arquivo de lá" if reply else "desligou"))
+        return reply
+
+    try:
+        with socket.create_connection((args.endereco, args.porta), ANSWER_S) as sock, \
+                tls.wrap_socket(sock, server_hostname=args.endereco) if tls else sock as sock, \
+                sock.makefile("rb", buffering=0) as file:
+            reply = ask(f"RESPOSTA {proof(secret, ask().replace('DESAFIO ', ''))}") if secret else "OK"
+            if not reply.startswith("OK"):
+                raise Failure(f"{where}: {reply}")
+            yield ask
+    except BrokenPipeError:  # o terminal de quem chamou, não a rede
+        raise
+    except OSError as error:
+        why = {ConnectionRefusedError: "ninguém escuta lá. Suba o LED: ./led_gpio.py",
+               socket.timeout: "não responde: endereço errado, firewall no caminho, ou --tls ou senha de um lado só"}
+        raise Failure(f"{where}: {why.get(type(error), f'{error}. Confira o nome; se for TLS, --ca, --certificado')}")
+
+
+def send_command(args):
+    """A resposta em stdout; depois de LED WATCH, uma linha por mudança até Ctrl+C."""
+    with conversation(args) as ask:
+        reply = ask(args.comando)
+        print(reply, flush=True)
+        while reply.startswith("OK") and understand(args.comando.encode())[0] == "LED WATCH":
+            print(ask(forever=True), flush=True)
+    return 0 if reply.startswith("OK") else 1
+
+
+def deliver(args, born, stop):
+    """Entrega um toque, insistindo até que ele envelheça. Pergunta o estado e manda o contrário: repetir "LED ON", se a
+    resposta se perder, não faz mal; repetir TOGGLE faria. (Simplificação: dois botões no mesmo instante contam um.)"""
+    wanted, pause = None, BACKOFF_S[0]
+    while True:
+        try:
+            with conversation(args) as ask:
+                wanted = wanted or ("LED OFF" if ask("LED STATUS") == "OK LED ON" else "LED ON")
+                reply = ask(wanted)
+            return print(f"toque: {wanted} -> {reply}", flush=True)
+        except Failure as error:
+            again = min(time.monotonic() + pause, born + args.validade)
+            if time.monotonic() >= again or stop.asked:
+                return log(f"toque perdido, {time.monotonic() - born:.1f} s depois de dado: {error}")
+            log(f"{error}; o toque espera, nova tentativa em {again - time.monotonic():.2g} s")
+        while time.monotonic() < again and not stop.asked:
+            time.sleep(SILENCE_S)
+        pause = min(2 * pause, BACKOFF_S[1])
+
+
+def button(args):
+    """Uma thread conta os toques, a principal os entrega."""
+    stop, presses = stop_on_signals(), queue.Queue()
+
+    def count(pin):
+        try:
+            for _ in pin.presses(stop):
+                full = presses.qsize() >= MAX_PRESSES
+                log(f"toque perdido: {MAX_PRESSES} já esperam entrega") if full else presses.put(time.monotonic())
+        except OSError as error:
+            presses.put(Failure(f"o botão deixou de responder: {error.strerror}"))
+
+    with taken_pin(args, args.botao, False, True) as pin:
+        thread = threading.Thread(target=count, args=(pin,), daemon=True)
+        thread.start()
+        log(f"à espera de toques; cada um inverte o LED em {args.endereco} porta {args.porta}")
+        while not stop.asked:
+            with contextlib.suppress(queue.Empty):
+                press = presses.get(timeout=SILENCE_S)
+                if isinstance(press, Failure):
+                    raise press
+                deliver(args, press, stop)
+        if presses.qsize():
+            log(f"toques perdidos, por entregar na hora de parar: {presses.qsize()}")
+        thread.join(1)
+
+
+def start(args):
+    """O LED e o botão, cada um no seu processo: um terminal, um Ctrl+C. Ou, com --fundo, nenhum terminal."""
+    options = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in
+               vars(args).items() if value not in (None, False) and name not in ("endereco", "porta", "fundo")]
+    with open_listener(args.endereco, args.porta) as listener:  # acha uma porta livre, ou diz por que não
+        host, port = args.endereco, str(listener.getsockname()[1])
+    commands = [[sys.executable, __file__, action, host, port, *options] for action in ("servidor", "botao", "iniciar")]
+    if args.fundo:
+        path, fd, pid = background()
+        if pid is not None:
+            raise Failure(f"já está rodando, pid {pid}. Para parar: ./led_gpio.py parar")
+        with open(f"{path}.log", "wb") as out:
+            child = subprocess.Popen(commands[2], pass_fds=[fd], start_new_session=True, stdin=subprocess.DEVNULL,
+                                     stdout=out, stderr=out)
+        os.pwrite(fd, b"%d" % child.pid, 0)
+        child.returncode = 0  # segue sem nós: o Popen não tem do que avisar
+        return print(f"em segundo plano em {host} porta {port}, pid {child.pid}; o que diz: tail -f {out.name}")
+    stop, children = stop_on_signals(), [subprocess.Popen(command) for command in commands[:2]]
+    while not stop.asked and all(child.poll() is None for child in children):
+        time.sleep(SILENCE_S)
+    for child in children:
+        child.terminate()
+    return max(child.wait() for child in children)
+
+
+def background():
+    """(arquivo do pid, descritor, pid ou None), numa pasta só nossa: ninguém mais escolhe quem `parar` encerra. Quem
+    roda mantém o arquivo travado (flock) até morrer: sem a trava, o número anotado já pode ser de outro processo."""
+    if os.name != "posix":
+        raise Failure("segundo plano só em Unix. Aqui: ./led_gpio.py iniciar, num terminal à parte")
+    folder = os.path.join(os.environ.get("XDG_RUNTIME_DIR", "/tmp"), f"led_gpio-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    info = os.lstat(folder)
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise Failure(f"{folder} não é uma pasta só sua. Veja o que é: ls -ld {folder}")
+    fd = os.open(f"{folder}/pid", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return f"{folder}/pid", fd, int(os.read(fd, 20) or 0)
+    os.ftruncate(fd, 0)
+    return f"{folder}/pid", fd, None
+
+
+def stop_background(_args):
+    """Encerra o que `iniciar --fundo` deixou, pelo pid anotado e conferido."""
+    pid = background()[-1]
+    if not pid:
+        raise Failure("nada em segundo plano. Para começar: ./led_gpio.py iniciar --fundo")
+    os.kill(pid, signal.SIGTERM)
+    for _ in range(int(LOGIN_S / SILENCE_S)):
+        if not background()[-1]:
+            return print(f"parado: pid {pid}")
+        time.sleep(SILENCE_S)
+    raise Failure(f"o pid {pid} não parou em {LOGIN_S} s. O que ele faz: cat /proc/{pid}/status")
+
+
+ACTIONS = {"servidor": serve, "botao": button, "enviar": send_command, "iniciar": start, "parar": stop_background}
+
+
+def build_parser(action="servidor"):
+    file, bcm = {"metavar": "ARQUIVO"}, {"type": number(int, 0, HEADER_LINES - 1, "um número BCM"), "metavar": "N"}
+    parser = Parser(usage="%(prog)s [AÇÃO] [ENDEREÇO [PORTA]] [opções]", description="AÇÃO: servidor (padrão: o LED), "
+                    "botao, enviar COMANDO, iniciar (LED e botão) ou parar (o que iniciar --fundo deixou).")
+    add = parser.add_argument
+    if action == "enviar":
+        add("comando", metavar="COMANDO", type=lambda text: escape("LED " * (text[:3].upper() != "LED") + text))
+    add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO", help="padrão: %(default)s")
+    add("porta", nargs="?", default=5555, type=port_number, metavar="PORTA", help="padrão: %(default)s")
+    add("--gpio", choices=("auto", *PINS), default="auto", help="como falar com os pinos (padrão: auto, o que houver)")
+    add("--led", default=17, **bcm, help="pino do LED, em número BCM (padrão: 17)")
+    add("--botao", default=4, **bcm, help="pino do botão, que o liga ao GND (padrão: 4)")
+    add("--ativo-baixo", action="store_true", help="o LED acende com o pino em 0")
+    add("--ao-sair", choices=("manter", "apagar", "acender"), default="apagar", help="o LED no fim (padrão: apagar)")
+    add("--repique", metavar="MS", default=50, type=number(float, 0, 1000, "ms"), help="vale parado há MS (padrão: 50)")
+    add("--validade", metavar="S", default=30, type=number(float, 0, 3600, "s"), help="prazo de um toque (padrão: 30)")
+    add("--ocioso", metavar="S", default=300, type=number(float, 0.1, 10**6, "s"), help="desliga o mudo (padrão: 300)")
+    add("--senha-arquivo", **file, help="a senha que o cliente prova saber, a mesma dos dois lados")
+    add("--sem-senha", action="store_true", help="aceita ordens de qualquer um na rede")
+    add("--certificado", **file, help="certificado deste lado (PEM); no servidor, liga o TLS")
+    add("--chave", **file, help="a chave privada, se não está no mesmo arquivo")
+    add("--ca-clientes", **file, help="servidor: exige do cliente um certificado desta autoridade")
+    add("--tls", action="store_true", help="cliente: fala TLS")
+    add("--ca", **file, help="cliente: a autoridade que assinou o certificado do servidor")
+    add("--sem-verificar", action="store_true", help="cliente: TLS sem conferir com quem (acredita em todos)")
+    add("--fifo", default="/tmp/tcp_file", **file, help="o botão simulado (padrão: %(default)s)")
+    add("--fundo", action="store_true", help="iniciar: em segundo plano, até ./led_gpio.py parar")
+    add("--sysfs", default="/sys/class/gpio", metavar="RAIZ", help="outra árvore, para testes (padrão: %(default)s)")
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    return parser
+
+
+def main(argv=None):
+    argv = list(sys.argv[1:] if argv is None else argv)
+    action = argv.pop(0) if argv and argv[0] in ACTIONS else "servidor"
+    if action == "enviar" and argv[:1] == ["LED"]:  # sem aspas também vale: enviar LED ON
+        argv[:2] = [" ".join(argv[:2])]
+    return run(lambda: build_parser(action), ACTIONS[action], argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
