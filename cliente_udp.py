@@ -364,7 +364,7 @@ class Keyboard:
         self.wake_r, self.wake_w = socket.socketpair()
         self.fileno = self.wake_r.fileno  # é o que o select() pergunta
         self.saved = termios.tcgetattr(0) if termios and os.isatty(0) else None
-        threading.Thread(target=self.read, daemon=True).start()
+        self.start = threading.Thread(target=self.read, daemon=True).start  # já dentro do with: um Ctrl+C acha o close()
 
     def read(self):
         for line in itertools.chain(typed_lines(self.prompt) if os.isatty(0) else piped_lines(), [None]):
@@ -560,9 +560,11 @@ def serve(args):
         return ask_all(args, [args.mensagem.encode("utf-8", "replace")])
     if not args.apelido and not os.isatty(0):
         with contextlib.closing(Keyboard("")) as keyboard:
+            keyboard.start()
             return ask_all(args, iter(keyboard.get, None))
     prompt = "> " if os.isatty(0) and os.isatty(1) else ""
     with contextlib.closing(Wire(args)) as wire, contextlib.closing(Keyboard(prompt)) as keyboard:
+        keyboard.start()
         return Conversation(wire, keyboard, args).run()
 
 

@@ -49,7 +49,8 @@ import time
 import traceback
 
 CHUNK = 256 * 1024  # bytes por leitura: menos idas ao kernel num fluxo grande; quem manda pouco não paga por isso
-FIRST_CHUNK = 4 * 1024  # no motor de threads cada leitura aloca; começa pequena, e dobra para quem a enche
+FIRST_CHUNK = 1024  # no motor de threads cada leitura aloca; começa pequena, e dobra para quem a enche
+SHARED_CHUNK = 4 * 1024  # numa sala, quem cola mil linhas fala aos poucos, e os outros também são ouvidos
 BACKLOG = 4096  # conexões prontas que esperam o accept(); o kernel corta no seu próprio limite (somaxconn)
 STACK_SIZE = 64 * 1024  # bytes de pilha por thread: o padrão reserva 8 MiB para cada cliente
 TICK_S = 1.0  # de quanto em quanto tempo os prazos são conferidos
@@ -396,7 +397,7 @@ class Engine:
     def __init__(self, listener, service, args):
         self.listener, self.service, self.args = listener, service, args
         self.clients, self.stopping, self.exhausted, self.next_sweep = set(), False, False, 0.0
-        self.chunk = FIRST_CHUNK if service.shared else CHUNK  # na sala, quem cola mil linhas fala aos poucos
+        self.chunk = SHARED_CHUNK if service.shared else CHUNK
         self.wake_r, self.wake_w = socket.socketpair()  # um byte aqui tira o motor da sua espera
         for sock in (listener, self.wake_r, self.wake_w):
             sock.setblocking(False)
@@ -648,54 +649,64 @@ class EpollEngine(Engine):
     """Uma thread para todos: o kernel diz quem tem o que ler, ou onde escrever (epoll, sensível ao nível)."""
 
     def run(self):
-        self.poller, self.by_fd, listening = select.epoll(), {}, True
-        self.buffer = bytearray(self.chunk)  # um só para todos: o que se lê é entregue antes da leitura seguinte
-        self.view = memoryview(self.buffer)
+        self.poller, self.by_fd, self.listening = select.epoll(), {}, True
         for sock in (self.wake_r, self.listener):
             self.poller.register(sock, select.EPOLLIN)
-        while not self.stopping:
-            if self.dispatch(self.poller.poll(TICK_S)):
-                with contextlib.suppress(BlockingIOError):  # não era o despertador, era a escuta
-                    self.wake_r.recv(CHUNK)
-                self.accept_waiting()  # no fim da volta: um descritor fechado nela não pode já ser de outro
-            if time.monotonic() >= self.next_sweep:
-                self.sweep()
-            if listening != self.has_room():
-                listening = not listening
-                self.poller.modify(self.listener, select.EPOLLIN if listening else 0)
+        self.loop()
         for client in self.clients:
             client.sock.close()
         self.poller.close()
 
-    def dispatch(self, events):
-        """O caminho quente: atende os eventos dos clientes; True se houve também algum que não é de cliente."""
-        by_fd, buffer, view, on_data = self.by_fd, self.buffer, self.view, self.service.on_data
-        writable, others = select.EPOLLOUT, False
-        for fd, event in events:
-            client = by_fd.get(fd)
-            if client is None:
-                others = True
-                continue
-            try:
-                if event & writable:
-                    self.flush(client)
+    def loop(self):
+        """O caminho quente: cada evento de cada cliente passa por aqui, e por isso os nomes são locais."""
+        poll, by_fd, on_data, writable = self.poller.poll, self.by_fd, self.service.on_data, select.EPOLLOUT
+        buffer = bytearray(self.chunk)  # um só para todos: o que se lê é entregue antes da leitura seguinte
+        view = memoryview(buffer)
+        while not self.stopping:
+            others = False
+            for fd, event in poll(TICK_S):
+                client = by_fd.get(fd)
+                if client is None:
+                    others = True
                     continue
-                size = client.recv_into(buffer)
-                if not size:
-                    self.hang_up(client, "saiu")
-                    continue
-                client.seen = True
-                if not client.closing:
-                    on_data(client, view[:size])
-            except BlockingIOError:
-                pass  # alarme falso
-            except OSError as error:
-                client.outbox = b""  # o que lhe devíamos já não chega
-                self.hang_up(client, f"caiu: {error.strerror}")
-            except Exception:  # um erro de programação num serviço acaba com este cliente, não com o servidor
-                traceback.print_exc()
-                client.drop()
-        return others
+                try:
+                    if event & writable:
+                        self.flush(client)
+                        continue
+                    size = client.recv_into(buffer)
+                    if not size:
+                        self.hang_up(client, "saiu")
+                        continue
+                    client.seen = True
+                    if not client.closing:
+                        on_data(client, view[:size])
+                except BlockingIOError:
+                    pass  # alarme falso
+                except OSError as error:
+                    client.outbox = b""  # o que lhe devíamos já não chega
+                    self.hang_up(client, f"caiu: {error.strerror}")
+                except Exception:  # um erro de programação num serviço acaba com este cliente, não com o servidor
+                    traceback.print_exc()
+                    client.drop()
+            if others:
+                self.greet()  # no fim da volta: um descritor fechado nela não pode já ser de outro
+            if time.monotonic() >= self.next_sweep:
+                self.sweep()
+
+    def greet(self):
+        with contextlib.suppress(BlockingIOError):  # não era o despertador, era a escuta
+            self.wake_r.recv(CHUNK)
+        self.accept_waiting()
+        self.listen_if_room()
+
+    def listen_if_room(self):
+        if self.listening != self.has_room():
+            self.listening = not self.listening
+            self.poller.modify(self.listener, select.EPOLLIN if self.listening else 0)
+
+    def sweep(self):
+        super().sweep()
+        self.listen_if_room()  # se faltavam descritores, talvez já não faltem
 
     def admit(self, sock, name):
         sock.setblocking(False)
@@ -729,6 +740,7 @@ class EpollEngine(Engine):
             self.clients.discard(client)
             client.sock.close()
             self.log(f"- {client.name} {why}")
+            self.listen_if_room()
 
 
 # Em volta: TLS, endereços, descritores, linha de comando.
