@@ -364,7 +364,7 @@ class Keyboard:
         self.wake_r, self.wake_w = socket.socketpair()
         self.fileno = self.wake_r.fileno  # é o que o select() pergunta
         self.saved = termios.tcgetattr(0) if termios and os.isatty(0) else None
-        self.start = threading.Thread(target=self.read, daemon=True).start  # já dentro do with: um Ctrl+C acha o close()
+        self.start = threading.Thread(target=self.read, daemon=True).start  # só dentro do with: o Ctrl+C acha o close()
 
     def read(self):
         for line in itertools.chain(typed_lines(self.prompt) if os.isatty(0) else piped_lines(), [None]):
