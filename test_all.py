@@ -2872,7 +2872,7 @@ class TestRawServer(RawTestCase):
         self.film()
         server = self.serve("--max-clientes", "1")
         for _ in range(300):
-            hand = self.hand_client()
+            self.hand_client()
         self.client("listar")
         first = self.hand_client(open_name=b"filme.bin")
         first.expect(self.client_module.CARD)
@@ -2983,7 +2983,7 @@ class TestRawServer(RawTestCase):
 
     def test_card_refuses_for_a_moment(self):
         """ENOBUFS: espera e tenta de novo, um número limitado de vezes; interface desligada, também não derruba."""
-        server, answers = self.server_module.Server.__new__(self.server_module.Server), []
+        server = self.server_module.Server.__new__(self.server_module.Server)
         server.verbose, server.interface, server.sock = False, "lo", mock.Mock()
         for failures, calls in ((0, 1), (3, 4), (10**6, self.server_module.FULL_TRIES)):
             for code in (errno.ENOBUFS, errno.EAGAIN, errno.ENETDOWN):
@@ -3316,7 +3316,7 @@ class TestRawEnlaceRuim(RawTestCase):
     def test_two_servers(self):
         """Um em cada ponta do fio: `listar` mostra os dois que ouve, e --servidor escolhe."""
         self.film("daqui.txt", 10)
-        relay = self.relay()
+        self.relay()
         self.serve(interface="a0")
         listing = self.client("b0", "listar").text
         mac = listing.split()[0]
