@@ -2840,6 +2840,12 @@ class TestRawServer(RawTestCase):
         self.assertIn(r"\x1b]0;x\x07\n.txt", text)
         self.assertIn("2 arquivo(s)", text)
 
+    def test_catalog_is_bounded(self):
+        for number in range(5):
+            (self.videos / str(number)).write_text("x")
+        self.serve(constants={"CATALOG_MAX": 3})
+        self.assertIn("3 arquivo(s)", self.client("listar").text)
+
     def test_random_and_mutated_frames(self):
         self.film()
         server, rng, m = self.serve(), random.Random(SEED), self.client_module
@@ -3154,6 +3160,12 @@ class TestRawClient(RawTestCase):
         self.assertFalse((self.home / "filme.bin").exists())
         self.assertIn("continuo de", self.client("baixar", "filme.bin").err)
         self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+
+    def test_message_too_long(self):
+        """Recusada antes do primeiro quadro: aqui nem socket há."""
+        m = self.client_module
+        with self.assertRaisesRegex(m.Failure, str(m.MESSAGE_MAX)):
+            m.Client.say(None, "á" * (m.MESSAGE_MAX // 2 + 1))
 
     def test_player_slow_then_done(self):
         """Um tocador em pausa: a janela fecha, a memória não cresce, e a sessão não morre de silêncio."""
@@ -4275,6 +4287,23 @@ class TestREADME(unittest.TestCase):
             client = type("Fake", (), {"send": sent.append})
             names["Upper"]().on_data(client, memoryview(b"oi"))
             self.assertEqual(sent, [b"OI"])
+
+    def test_promises(self):
+        """A tabela de promessas: o teste ao lado de cada linha existe, e o número é o da constante do script."""
+        section = self.text.split("\n## O que cada um promete\n")[1].split("\n## ")[0]
+        tables = re.findall(r"^\*\*(\w+\.py)\*\*\n\n((?:\|.*\n)+)", section, re.M)
+        self.assertEqual([script for script, _ in tables], list(SCRIPTS))
+        for script, table in tables:
+            module, rows = load(script), table.splitlines()[2:]
+            for row in rows:
+                with self.subTest(row):
+                    promise, test = re.fullmatch(r"\| (.+) \| `(\w+\.test_\w+)` \|", row).groups()
+                    class_name, method = test.split(".")
+                    self.assertTrue(callable(getattr(globals()[class_name], method)))
+                    for size, unit, name in re.findall(r"([\d,]+)(?: ([^\W\d]+))?[^()\d|]*\(`(\w+)`\)", promise):
+                        factor = {"KiB": 1024, "MiB": 1 << 20}.get(unit, 10**6 if name.endswith("_US") else 1)
+                        self.assertEqual(float(size.replace(",", ".")) * factor, getattr(module, name))
+            self.assertGreater(len(rows), 3)
 
     def test_files_are_known(self):
         self.assertNotRegex(self.text, r"/root/|/work/")
