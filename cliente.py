@@ -21,6 +21,7 @@ nenhum protocolo além de bytes e linhas.
 """
 import argparse
 import codecs
+import collections
 import contextlib
 import errno
 import itertools
@@ -35,9 +36,9 @@ import threading
 import time
 
 CHUNK = 64 * 1024  # bytes por leitura
-TICK_S = 1.0  # uma espera nunca passa disto sem acordar: no Windows, Ctrl+C não interrompe um recv()
+WAKE_S = 1.0  # uma espera nunca passa disto sem acordar: no Windows, Ctrl+C não interrompe um recv()
 RETRY_S = 0.25  # intervalo entre as tentativas de --tentar
-HANDSHAKE_TIMEOUT_S = 10
+HANDSHAKE_TIMEOUT_S = 10  # um servidor que não fala TLS pode ficar calado, à espera de um fim de linha que não virá
 LAST_WORDS_S = 1.0  # depois que o servidor fecha, quanto se espera para saber se ficou algo por enviar
 PROGRESS_S = 0.5  # de quanto em quanto tempo a medição se mostra no terminal
 STALL_S = 5.0  # fim da medição: quanto se espera pelas respostas que faltam
@@ -111,7 +112,7 @@ port_number = number(int, 0, 65535, "uma porta")
 
 # --- bloco comum: tls ---
 class TLSStream:
-    """Uma conexão TLS com recv(), sendall(), shutdown() e close(), para duas threads: uma lê enquanto a outra escreve.
+    """Uma conexão TLS com recv(), sendall() e shutdown(), para duas threads: uma lê enquanto a outra escreve.
 
     O OpenSSL quer uma thread por vez em cada sessão. Por isso ele não toca no socket: cifra e decifra em memória, sob
     uma trava, e toda espera pela rede é fora dela. (É E/S num bloco comum, contra o costume da casa: melhor do que um
@@ -176,63 +177,50 @@ class TLSStream:
         with self.lock, contextlib.suppress(ssl.SSLError):  # WANT_READ: o dele ainda não veio, mas o nosso já vai
             self.tls.unwrap()
         self.sendall(b"")
-
-    def close(self):
-        self.raw.close()
 # --- fim do bloco comum: tls ---
 
 
 class Histogram:
-    """Histograma de latências em memória fixa: 32 faixas por potência de dois, erro menor que 1/32 (3 %).
+    """Histograma de latências: conta cada uma arredondada para baixo, só com os seus 6 bits mais altos.
 
-    Guardar cada medida encheria a memória; faixas de largura fixa seriam grossas para 20 µs ou demais para 2 s.
+    Guardar cada medida encheria a memória; faixas de largura fixa seriam grossas para 20 µs ou demais para 2 s. Com 6
+    bits são 32 faixas por potência de dois (de 20 µs a 2 s, 533), e o erro é menor que 1/32 (3 %).
     """
-    SUB_BITS = 5
 
     def __init__(self):
-        self.counts = [0] * (64 << self.SUB_BITS)
-        self.total = 0
+        self.counts = collections.defaultdict(int)  # menor latência da faixa (ns) -> quantas
 
-    @classmethod
-    def bucket(cls, ns: int) -> int:
-        """Número da faixa de uma latência em nanossegundos: o expoente, e os 5 bits depois do primeiro."""
-        shift = max(ns.bit_length() - cls.SUB_BITS - 1, 0)
-        return (shift << cls.SUB_BITS) + (ns >> shift)
-
-    @classmethod
-    def floor(cls, bucket: int) -> int:
-        """A menor latência (ns) que cai na faixa: o inverso de bucket()."""
-        shift = max((bucket >> cls.SUB_BITS) - 1, 0)
-        return (bucket - (shift << cls.SUB_BITS)) << shift
+    @staticmethod
+    def floor(ns: int) -> int:
+        """A menor latência (ns) da faixa em que esta cai."""
+        shift = max(ns.bit_length() - 6, 0)
+        return ns >> shift << shift
 
     def add(self, ns: int):
-        self.counts[self.bucket(ns)] += 1
-        self.total += 1
+        self.counts[self.floor(ns)] += 1
 
-    def percentile(self, q: float) -> float:
-        """Latência (µs) abaixo da qual ficou a fração q das medidas; 0 se não houve nenhuma."""
-        left = q * self.total
-        for bucket, count in enumerate(self.counts):
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def percentile(self, q: float) -> int:
+        """Latência (ns) abaixo da qual ficou a fração q das medidas; 0 se não houve nenhuma."""
+        left = q * self.total()
+        for low, count in sorted(self.counts.items()):
             left -= count
-            if count and left <= 0:
-                return self.floor(bucket) / 1000
-        return 0.0
+            if left <= 0:
+                return low
+        return 0
 
     def draw(self, width: int) -> list:
         """Linhas de texto: uma barra por potência de dois, entre a menor e a maior latência vistas."""
-        octaves = {}
-        for bucket, count in enumerate(self.counts):
-            if count:
-                low = 1 << max(self.floor(bucket).bit_length() - 1, 0)
-                octaves[low] = octaves.get(low, 0) + count
-        if not octaves:
-            return []
-        lines, peak, low = [], max(octaves.values()), min(octaves)
-        while low <= max(octaves):
-            count = octaves.get(low, 0)
+        octaves = collections.defaultdict(int)
+        for low, count in self.counts.items():
+            octaves[low.bit_length()] += count
+        lines, total, peak = [], self.total(), max(octaves.values(), default=0)
+        for bits in range(min(octaves, default=0), max(octaves, default=-1) + 1):
+            count = octaves[bits]
             bar = "█" * round(count / peak * (width - 30)) or ("▏" if count else "")
-            lines.append(f"{show_time(low):>9} {count / self.total:7.2%}  {bar}")
-            low *= 2
+            lines.append(f"{show_time(1 << bits >> 1):>9} {count / total:7.2%}  {bar}")
         return lines
 
 
@@ -257,13 +245,13 @@ def explain_connect(error, host, port, waited):
         return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
     if isinstance(error, ConnectionRefusedError):
         where = "" if (host, port) == ("127.0.0.1", 5050) else f" {host} {port}"
-        return f"ninguém escuta em {host}:{port} (conexão recusada). Suba o servidor antes: ./servidor.py{where}"
+        return f"ninguém escuta em {host} porta {port} (conexão recusada). Suba o servidor antes: ./servidor.py{where}"
     if isinstance(error, socket.timeout):
-        return (f"{host}:{port} não respondeu em {waited:g} s: nem aceitou, nem recusou. Endereço errado, máquina "
-                f"desligada ou um firewall no caminho? Veja se ela responde: ping {host}")
+        return (f"{host} porta {port} não respondeu em {waited:g} s: nem aceitou, nem recusou. Endereço errado, "
+                f"máquina desligada ou um firewall no caminho? Veja se ela responde: ping {host}")
     if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
         return f"não há caminho até {host}: confira o endereço e a rede (ip route)"
-    return f"não foi possível conectar a {host}:{port}: {error.strerror or error}"
+    return f"não foi possível conectar a {host} porta {port}: {error.strerror or error}"
 
 
 def connect(args):
@@ -278,8 +266,9 @@ def connect(args):
             if time.monotonic() >= deadline or isinstance(error, (socket.gaierror, UnicodeError)):
                 raise Failure(explain_connect(error, args.endereco, args.porta, args.espera))
             if not told:
-                told = not print(f"ainda ninguém escuta em {args.endereco}:{args.porta}; insisto por {args.tentar:g} s",
-                                 file=sys.stderr, flush=True)
+                print(f"ainda ninguém escuta em {args.endereco} porta {args.porta}; insisto por {args.tentar:g} s",
+                      file=sys.stderr, flush=True)
+            told = True
         time.sleep(RETRY_S)
 
 
@@ -298,14 +287,14 @@ def start_tls(sock, args):
             context.load_cert_chain(args.certificado, args.chave)
     except OSError as error:
         files = ", ".join(filter(None, (args.ca, args.certificado, args.chave)))
-        raise Failure(f"não consigo usar {files}: {error.strerror or error}")
+        raise Failure(f"não consigo usar {files}: {error.strerror or error}. O README mostra como criá-los")
     try:
         return TLSStream(sock, context, server_hostname=args.endereco)
     except ssl.SSLCertVerificationError as error:
         raise Failure(f"o certificado de {args.endereco} não convence ({error.verify_message}). "
                       "Se ele é seu, diga em quem confiar: --ca ARQUIVO")
     except OSError as error:
-        raise Failure(f"não houve acordo de TLS com {args.endereco}:{args.porta} ({error.strerror or error}). "
+        raise Failure(f"não houve acordo de TLS com {args.endereco} porta {args.porta} ({error.strerror or error}). "
                       "O servidor foi iniciado com --certificado?")
 
 
@@ -354,16 +343,12 @@ class Terminal:
     """Teclado e tela: uma linha sendo digitada, e o que chega aparece acima dela sem rasgá-la."""
 
     def __init__(self):
-        self.typing = False
+        self.typing, self.readline = False, None
         sys.stdin.reconfigure(errors="surrogateescape")  # o que se digita segue como veio, seja qual for a codificação
         with contextlib.suppress(ImportError):  # sem readline (Windows) o console já edita linhas
             import readline
-            self.readline = readline
-        with contextlib.suppress(ImportError):
             import termios
-            self.termios, self.mode = termios, termios.tcgetattr(0)
-
-    readline = termios = None
+            self.readline, self.termios, self.mode = readline, termios, termios.tcgetattr(0)
 
     def read_lines(self):
         """Linhas digitadas, em bytes; Ctrl+D termina."""
@@ -390,15 +375,15 @@ class Terminal:
 
     def restore(self):
         """Devolve o terminal como estava: sair com a outra thread dentro do readline o deixaria sem eco."""
-        if self.termios:
+        if self.readline:
             self.termios.tcsetattr(0, self.termios.TCSADRAIN, self.mode)
 
 
 def receive(sock):
     """Pedaços que chegam, até o servidor fechar."""
     while True:
-        if not isinstance(sock, TLSStream):  # que já espera assim por dentro
-            while not select.select([sock], [], [], TICK_S)[0]:
+        if not isinstance(sock, TLSStream):  # Simplificação: com TLS, no Windows, Ctrl+C espera pelo próximo byte
+            while not select.select([sock], [], [], WAKE_S)[0]:
                 pass
         try:
             data = sock.recv(CHUNK)
@@ -450,7 +435,7 @@ def talk(sock, args):
 
 class Probe:
     """Uma conexão da medição: uma mensagem por vez, cada uma diferente, e cada byte que volta é conferido."""
-    __slots__ = ("sock", "send", "recv", "message", "out", "back", "sequence", "sent_at")
+    __slots__ = ("sock", "send", "recv", "message", "out", "back", "sequence", "sent_at", "full")
 
     def __init__(self, sock, number, size):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # cada mensagem parte na hora, sem esperar companhia
@@ -459,6 +444,7 @@ class Probe:
         self.message = bytearray((number * 31 + i * 7) & 0xFF for i in range(size))
         self.out = self.back = 0  # bytes da mensagem que já foram, e que já voltaram
         self.sequence = self.sent_at = 0
+        self.full = False  # o kernel não aceitou a mensagem inteira: o resto vai quando ele disser que cabe
 
 
 class Meter:
@@ -478,6 +464,7 @@ class Meter:
         self.selector.close()
         for probe in self.probes:
             probe.sock.close()
+        print("\r\x1b[K" * is_terminal(sys.stderr), end="", file=sys.stderr, flush=True)  # apaga a linha do progresso
 
     def start(self, probe, now):
         """Envia a próxima mensagem: o número de ordem nos primeiros bytes a distingue da anterior."""
@@ -488,12 +475,12 @@ class Meter:
         self.push(probe)
 
     def push(self, probe):
-        """Entrega ao kernel o que couber; o resto irá quando ele disser que cabe."""
+        """Entrega ao kernel o que couber."""
         with contextlib.suppress(BlockingIOError):
-            probe.out += probe.send(memoryview(probe.message)[probe.out:] if probe.out else probe.message)
-        events = selectors.EVENT_READ | selectors.EVENT_WRITE * (probe.out < self.size)
-        if events != selectors.EVENT_READ or self.selector.get_key(probe.sock).events != events:
-            self.selector.modify(probe.sock, events, probe)
+            probe.out += probe.send(memoryview(probe.message)[probe.out:])
+        if probe.full != (probe.out < self.size):
+            probe.full = not probe.full
+            self.selector.modify(probe.sock, selectors.EVENT_READ | selectors.EVENT_WRITE * probe.full, probe)
 
     def pull(self, probe):
         """Confere o que voltou; True quando a mensagem está completa."""
@@ -502,14 +489,13 @@ class Meter:
             raise ConnectionResetError(errno.ECONNRESET, "o servidor fechou")
         if data != probe.message[probe.back:probe.back + len(data)]:
             raise Failure(f"o eco voltou errado (mensagem {probe.sequence}, depois do byte {probe.back}): "
-                          f"há um servidor de eco em {self.args.endereco}:{self.args.porta}?")
+                          f"há um servidor de eco em {self.args.endereco} porta {self.args.porta}?")
         probe.back += len(data)
         return probe.back == self.size
 
-    def turn(self, timeout, going):
-        """Uma volta: atende a quem teve notícia. Devolve quantas mensagens se completaram."""
-        done = 0
-        for key, events in self.selector.select(timeout):
+    def turn(self, going):
+        """Uma volta: atende a quem teve notícia e, se a medição segue (going), manda outra a quem respondeu tudo."""
+        for key, events in self.selector.select(PROGRESS_S):
             probe = key.data
             try:
                 if events & selectors.EVENT_WRITE:
@@ -517,7 +503,6 @@ class Meter:
                 if events & selectors.EVENT_READ and self.pull(probe):
                     now = time.perf_counter_ns()
                     self.histogram.add(now - probe.sent_at)
-                    done += 1
                     if going:
                         self.start(probe, now)
             except BlockingIOError:
@@ -525,46 +510,42 @@ class Meter:
             except OSError:
                 self.dropped += 1
                 self.selector.unregister(probe.sock)
-        return done
+                probe.back = self.size  # desta já não se espera resposta
 
     def run(self):
-        """Mede durante --duracao segundos e devolve os segundos medidos."""
+        """Mede durante --duracao segundos; devolve quantos foram, e quantas idas e voltas couberam neles."""
         begin = time.perf_counter()
         end, next_report = begin + self.args.duracao, begin + PROGRESS_S
         for probe in self.probes:
             self.start(probe, time.perf_counter_ns())
         while time.perf_counter() < end and self.dropped < len(self.probes):
-            self.turn(min(TICK_S, PROGRESS_S), True)
+            self.turn(going=True)
             if is_terminal(sys.stderr) and time.perf_counter() > next_report:
                 next_report += PROGRESS_S
                 spent = time.perf_counter() - begin
-                print(f"\r\x1b[K{spent:5.1f} s  {self.histogram.total / spent:,.0f} idas e voltas/s", end="",
+                print(f"\r\x1b[K{spent:5.1f} s  {self.histogram.total() / spent:.0f} idas e voltas/s", end="",
                       file=sys.stderr, flush=True)
         spent = time.perf_counter() - begin
-        done = self.histogram.total
+        done = self.histogram.total()
         last = time.monotonic() + STALL_S  # as que ainda estão no caminho: contam na latência, não na taxa
         while self.unanswered() and time.monotonic() < last:
-            self.turn(STALL_S, False)
+            self.turn(going=False)
         return spent, done
 
     def unanswered(self):
-        return sum(probe.back < self.size for probe in self.probes) - self.dropped
+        return sum(probe.back < self.size for probe in self.probes)
 
 
 def measure(args):
     """--medir: mostra taxa, vazão, latências e o histograma delas; estado 1 se alguma resposta não veio."""
     raise_fd_limit()
-    meter = Meter(args)
-    try:
+    with contextlib.closing(Meter(args)) as meter:
         meter.open()
         spent, done = meter.run()
-    finally:
-        meter.close()
-        print("\r\x1b[K" if is_terminal(sys.stderr) else "", end="", file=sys.stderr, flush=True)
     histogram = meter.histogram
-    p50, p99, p999 = (show_time(histogram.percentile(q) * 1000) for q in (0.5, 0.99, 0.999))
+    p50, p99, p999 = (show_time(histogram.percentile(q)) for q in (0.5, 0.99, 0.999))
     print(f"{args.conexoes} conexões, mensagens de {args.tamanho} B, {spent:.1f} s, cada byte conferido")
-    print(f"  {done / spent:,.0f} idas e voltas por segundo, {done * args.tamanho / spent / 1e6:,.1f} MB/s por sentido")
+    print(f"  {done / spent:.0f} idas e voltas por segundo, {done * args.tamanho / spent / 1e6:.1f} MB/s por sentido")
     print(f"  latência: p50 {p50}, p99 {p99}, p99.9 {p999}")
     print(*histogram.draw(min(shutil.get_terminal_size().columns or 80, 80)), sep="\n")
     if meter.dropped or meter.unanswered():
@@ -592,12 +573,12 @@ def build_parser():
                     epilog="Antes, em outro terminal: ./servidor.py")
     parser.add_argument("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
                         help="do servidor: IPv4, IPv6 ou nome (padrão: %(default)s)")
-    parser.add_argument("porta", nargs="?", default=5050, type=port_number, metavar="PORTA",
+    parser.add_argument("porta", nargs="?", default=5050, type=number(int, 1, 65535, "uma porta"), metavar="PORTA",
                         help="do servidor (padrão: %(default)s)")
     parser.add_argument("--mensagem", metavar="TEXTO", help="envia esta linha, mostra a resposta inteira e sai")
     parser.add_argument("--apelido", type=nickname, metavar="NOME", help="entra no chat com este nome")
     parser.add_argument("--tentar", type=number(float, 0, 86400, "segundos"), default=0, metavar="S",
-                        help="se ninguém escuta, insiste por S segundos")
+                        help="se ninguém escuta, insiste por S segundos (padrão: 0)")
     parser.add_argument("--espera", type=number(float, 0.1, 3600, "segundos"), default=10, metavar="S",
                         help="quanto esperar que a conexão se complete (padrão: %(default)s)")
     tls = parser.add_argument_group("TLS")
@@ -613,7 +594,7 @@ def build_parser():
     meter.add_argument("--tamanho", type=number(int, 1, 1 << 20, "bytes"), default=64, metavar="B",
                        help="bytes de cada mensagem (padrão: %(default)s)")
     meter.add_argument("--duracao", type=number(float, 0.1, 86400, "segundos"), default=5, metavar="S",
-                       help="segundos (padrão: %(default)s)")
+                       help="quanto medir (padrão: %(default)s)")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser
 
@@ -621,15 +602,11 @@ def build_parser():
 def start(args):
     if args.medir:
         if args.tls:
-            raise Failure("--medir mede o TCP, sem TLS")
+            build_parser().error("--medir mede o TCP, sem TLS")
         return measure(args)
-    sock = connect(args)
-    try:
-        if args.tls or args.ca or args.sem_verificar or args.certificado:
-            sock = start_tls(sock, args)
-        return talk(sock, args)
-    finally:
-        sock.close()
+    with connect(args) as sock:
+        secure = args.tls or args.ca or args.sem_verificar or args.certificado
+        return talk(start_tls(sock, args) if secure else sock, args)
 
 
 def main(argv=None):

@@ -40,12 +40,22 @@ import types
 
 try:
     import readline  # edição e histórico da linha digitada; sem ele (Windows), o terminal faz o que sabe
-except ImportError:
-    readline = None
-try:
     import termios  # o readline põe o terminal em outro modo; só isto o devolve se o programa acaba no meio da linha
 except ImportError:
-    termios = None
+    readline = termios = None
+
+WAKE_S = 1.0  # no Windows o Ctrl+C só é visto entre duas esperas
+ANSWER_SIZE = 65536  # maior que qualquer datagrama: nada chega cortado, e linha que passe dele será recusada
+QUEUE_BYTES = 1 << 20  # o que se pede para as filas do kernel; o padrão do macOS (9216) nem cabe um datagrama grande
+QUEUE_LINES = 64  # linhas lidas antes da hora de enviar
+REMEMBERED = 32  # perguntas que ainda podem receber resposta, em dia ou atrasada
+HELLO_SIZE = 64  # bytes do /entrar: a sala não devolve mais do que recebe, e assim a frase inteira cabe
+MAX_PROOFS = 3  # vezes que se responde a pedidos de código por pergunta: um servidor torto não nos faz girar
+KEEPALIVE_S = 15  # um datagrama vazio diz à sala que ainda estamos; os roteadores esquecem um UDP calado em uns 30 s
+LAST_COPIES_S = 0.1  # depois da última resposta, o que se espera por cópias
+LIVE_S = 0.1  # intervalo da linha viva do --ping
+STRIP_WIDTH = 64  # marcas por linha do gráfico
+STRIP_ROWS = 16  # linhas do gráfico; além disso cada marca vale por vários datagramas
 
 
 # --- bloco comum: casa ---
@@ -126,20 +136,6 @@ def socket_address(host, port):
     found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     return min(((family, address) for family, *_, address in found), key=lambda item: item[0] != socket.AF_INET)
 # --- fim do bloco comum: udp ---
-
-
-WAKE_S = 1.0  # no Windows o Ctrl+C só é visto entre duas esperas
-ANSWER_SIZE = 65536  # maior que qualquer datagrama: nada chega cortado, e linha que passe dele será recusada
-QUEUE_BYTES = 1 << 20  # o que se pede para as filas do kernel; o padrão do macOS (9216) nem cabe um datagrama grande
-QUEUE_LINES = 64  # linhas lidas antes da hora de enviar
-REMEMBERED = 32  # perguntas que ainda podem receber resposta, em dia ou atrasada
-HELLO_SIZE = 64  # bytes do /entrar: a sala não devolve mais do que recebe, e assim a frase inteira cabe
-MAX_PROOFS = 3  # vezes que se responde a pedidos de código por pergunta: um servidor torto não nos faz girar
-KEEPALIVE_S = 15  # um datagrama vazio diz à sala que ainda estamos; os roteadores esquecem um UDP calado em uns 30 s
-LAST_COPIES_S = 0.1  # depois da última resposta, o que se espera por cópias
-LIVE_S = 0.1  # intervalo da linha viva do --ping
-STRIP_WIDTH = 64  # marcas por linha do gráfico
-STRIP_ROWS = 16  # linhas do gráfico; além disso cada marca vale por vários datagramas
 
 
 # Protocolo: bytes entram, bytes saem.
@@ -234,7 +230,8 @@ class Wire:
         try:
             family, address = socket_address(args.endereco, args.porta)
         except (OSError, UnicodeError):
-            raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, ou use 127.0.0.1, que é esta")
+            raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, "
+                          "ou use um endereço como 127.0.0.1")
         self.sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -278,7 +275,8 @@ class Wire:
             raise self.explain(error)
         if self.args.verbose and result is not None:
             data = argument if arrow == "->" else result
-            print(arrow, len(data), "B", *readable(data[:48]), file=sys.stderr, flush=True)
+            text = escape(bytes(data[:60]).decode("utf-8", "replace"))
+            print(f"{arrow} {self.where} {len(data)} B {text}", file=sys.stderr, flush=True)
         return result
 
     def explain(self, error):
@@ -415,6 +413,7 @@ class Conversation:
         self.waiting = collections.deque(maxlen=REMEMBERED)
         self.nick = b"/nick " + args.apelido.encode("utf-8", "replace") if args.apelido else None
         self.last, self.proofs, self.member, self.leaving, self.keepalive_at = b"", 0, False, False, math.inf
+        self.status = 0
 
     def run(self):
         if self.nick:
@@ -424,12 +423,13 @@ class Conversation:
             if self.wire.refused:
                 self.wire.refused = 0
                 self.waiting.clear()
-                self.show([f"({self.wire.nobody()})"])
+                self.warn(self.wire.nobody())
             elif data is not None:
                 self.hear(data)
             elif not self.leaving and select.select([self.keyboard], [], [], 0)[0]:
                 self.obey(self.keyboard.get())
             self.check_deadlines()
+        return self.status
 
     def patience(self):
         """Segundos até o próximo prazo."""
@@ -442,7 +442,7 @@ class Conversation:
             line = b"/sair"
         self.leaving = line is None or self.member and line.strip() == b"/sair"
         if line is not None and len(line) > self.wire.limit:
-            self.show([f"({len(line)} bytes não cabem num datagrama: o limite aqui é {self.wire.limit})"])
+            self.warn(f"{len(line)} bytes não cabem num datagrama: o limite aqui é {self.wire.limit}")
         elif line is not None:
             self.say(line)
 
@@ -495,9 +495,16 @@ class Conversation:
             question.late = question.tries == 0
             question.deadline = now + self.args.espera
             if question.late:
-                self.show([f"({self.wire.silence()})"])
+                self.warn(self.wire.silence())
             else:
                 self.send(question.data)
+
+    def warn(self, text):
+        """O que não veio da rede: num terminal, acima da linha digitada; senão em stderr, e o estado de saída é 1."""
+        if self.keyboard.prompt:
+            return self.show([f"({text})"])
+        self.status = 1
+        return print(f"{os.path.basename(sys.argv[0])}: erro: {text}", file=sys.stderr, flush=True)
 
     def show(self, lines, note=""):
         """Escreve acima da linha que está sendo digitada, e a redesenha."""
@@ -553,7 +560,7 @@ def live(wire, tally, last=False):
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def serve(args):
+def start(args):
     if args.ping:
         return ping(args)
     if args.mensagem is not None:
@@ -569,31 +576,32 @@ def serve(args):
 
 
 def build_parser():
-    parser = Parser(description="Cliente UDP: conversa, pergunta, mede.", epilog="Em outro terminal: ./servidor_udp.py")
+    parser = Parser(description="Cliente UDP: conversa, pergunta e mede.",
+                    epilog="Antes, em outro terminal: ./servidor_udp.py")
     parser.add_argument("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
-                        help="IPv4, IPv6 ou nome do servidor (padrão: %(default)s)")
+                        help="do servidor: IPv4, IPv6 ou nome (padrão: %(default)s)")
     parser.add_argument("porta", nargs="?", default=5050, type=number(int, 1, 65535, "uma porta"), metavar="PORTA",
-                        help="porta do servidor (padrão: %(default)s)")
+                        help="do servidor (padrão: %(default)s)")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--mensagem", metavar="TEXTO", help="manda TEXTO, mostra a resposta e acaba")
+    what.add_argument("--mensagem", metavar="TEXTO", help="envia esta linha, mostra a resposta e sai")
     what.add_argument("--ping", type=number(int, 1, 100000, "um número"), metavar="N",
-                      help="manda N datagramas numerados e conta o que volta")
-    what.add_argument("--apelido", metavar="NOME", help="entra numa sala de chat com este nome")
+                      help="envia N datagramas numerados e conta o que volta")
+    what.add_argument("--apelido", metavar="NOME", help="entra no chat com este nome")
     parser.add_argument("--espera", type=number(float, 0.01, 3600, "segundos"), default=2, metavar="S",
-                        help="segundos à espera de uma resposta (padrão: %(default)s)")
+                        help="quanto esperar por uma resposta (padrão: %(default)s)")
     parser.add_argument("--tentativas", type=number(int, 1, 100, "um número"), default=1, metavar="N",
                         help="envios de cada pergunta até desistir (padrão: %(default)s, sem retransmitir)")
     parser.add_argument("--intervalo", type=number(float, 0, 60000, "milissegundos"), default=100, metavar="MS",
                         help="milissegundos entre um --ping e o próximo (padrão: %(default)s)")
     parser.add_argument("--tamanho", type=number(int, PING.size, 65527, "bytes"), default=64, metavar="B",
                         help="bytes de cada --ping (padrão: %(default)s)")
-    parser.add_argument("--verbose", action="store_true", help="conta em stderr cada datagrama")
+    parser.add_argument("--verbose", action="store_true", help="mostra em stderr cada datagrama")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser
 
 
 def main(argv=None):
-    return run(build_parser, serve, argv)
+    return run(build_parser, start, argv)
 
 
 if __name__ == "__main__":

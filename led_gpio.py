@@ -11,18 +11,53 @@
     (pull-up: solto 1,          <---------- OK LED OFF -----     (sysfs, ou /dev/gpiochipN,
      apertado 0)                --- LED ON ---------------->      ou uma lâmpada no terminal)
                                 <---------- OK LED ON ------
+
 Uma linha por comando; acaba em NUL, LF, CRLF, no fim da conexão ou num breve silêncio. O que não se entende: ERRO.
     LED ON, LED OFF, LED TOGGLE, LED STATUS  ->  OK LED ON  ou  OK LED OFF
     LED WATCH                                ->  o mesmo e, a cada mudança, LED ON  ou  LED OFF
     com senha, antes de tudo: DESAFIO texto  <-  RESPOSTA hmac_sha256(senha, texto)  ->  OK  ou  ERRO
-O que não faz: esconder a conversa sem --certificado, mandar em mais de um LED, falar MQTT.
+
+O que ele não faz: não esconde a conversa sem --certificado, não manda em mais de um LED, não fala MQTT.
 """
-import argparse, contextlib, errno, glob, os, queue, re, signal, stat, struct, subprocess, sys, threading, time
-import hmac, select, socket, ssl
+import argparse
+import contextlib
+import errno
+import glob
+import hmac
+import os
+import queue
+import re
+import select
+import signal
+import socket
+import ssl
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+
 if os.name == "posix":  # no Windows só existem a simulação e os clientes
     import fcntl
     import syslog
     syslog.openlog("LED TCP", syslog.LOG_PID)  # a marca dos programas em C: tail -f /var/log/syslog | grep LED
+
+COMMANDS = ("LED ON", "LED OFF", "LED TOGGLE", "LED STATUS", "LED WATCH")
+CHIPS = ("pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835")  # Pi 5, Pi 4, Pi 0 a 3: o rótulo não muda, o número sim
+HEADER_LINES = 28  # GPIO0 a GPIO27, o conector de 40 pinos
+LINE_LIMIT = 256  # bytes; o maior comando tem 10, a resposta ao desafio 73
+CHUNK = 16384  # bytes: um registro TLS inteiro, para nada ficar no OpenSSL sem que select() o veja
+SILENCE_S = 0.2  # encerra uma linha sem fim; e de quanto em quanto se olha se é hora de parar
+LOGIN_S = 30  # prazo do TLS e da senha: dá para fazer a conta à mão, com nc e openssl
+MAX_CLIENTS = 512  # os demais esperam na fila do kernel
+PENALTY_MAX_S, MAX_OFFENDERS = 60, 1024  # espera máxima de quem erra a senha; endereços lembrados (o mais antigo sai)
+UDEV_S = 2  # insistência no EACCES que se segue ao export
+POLL_S, WAKE_S = 0.005, 0.5  # releitura do botão, até uma borda provar que o chip avisa; e o maior sono de uma espera
+ANSWER_S = 1.5  # conectar, e esperar resposta; menos que os 2 s em que um Ctrl+C tem de ser obedecido
+BACKOFF_S = (0.25, 4)  # menor e maior pausa entre tentativas do botão
+MAX_PRESSES = 64  # toques à espera de entrega
+
 
 # --- bloco comum: casa ---
 VERSION = "1.0"
@@ -106,26 +141,12 @@ def explain_bind(error, host, port):
 # --- fim do bloco comum: escuta ---
 
 
-COMMANDS = ("LED ON", "LED OFF", "LED TOGGLE", "LED STATUS", "LED WATCH")
-CHIPS = ("pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835")  # Pi 5, Pi 4, Pi 0 a 3: o rótulo não muda, o número sim
-HEADER_LINES = 28         # GPIO0 a GPIO27, o conector de 40 pinos
-MAX_LINE = 256            # bytes; o maior comando tem 10, a resposta ao desafio 73
-RECV_SIZE = 16384         # bytes: um registro TLS inteiro, para nada ficar no OpenSSL sem que select() o veja
-SILENCE_S = 0.2           # encerra uma linha sem fim; e de quanto em quanto se olha se é hora de parar
-LOGIN_S = 30              # prazo do TLS e da senha: dá para fazer a conta à mão, com nc e openssl
-MAX_CLIENTS = 512         # os demais esperam na fila do kernel
-PENALTY_MAX_S, MAX_OFFENDERS = 60, 1024  # espera máxima de quem erra a senha; endereços lembrados (o mais antigo sai)
-UDEV_S = 2                # insistência no EACCES que se segue ao export
-POLL_S, WAKE_S = 0.005, 0.5  # releitura do botão, até uma borda provar que o chip avisa; e o maior sono de uma espera
-ANSWER_S = 1.5            # conectar, e esperar resposta; menos que os 2 s em que um Ctrl+C tem de ser obedecido
-BACKOFF_S = (0.25, 4)     # menor e maior pausa entre tentativas do botão
-MAX_PRESSES = 64          # toques à espera de entrega
-
+# Protocolo: bytes entram, bytes saem.
 
 def split_lines(data: bytes) -> tuple:
-    """(linhas completas, resto): o TCP entrega bytes em ordem, não mensagens. Nada passa de MAX_LINE + 1 bytes."""
+    """(linhas completas, resto): o TCP entrega bytes em ordem, não mensagens. Nada passa de LINE_LIMIT + 1 bytes."""
     *lines, rest = re.split(rb"[\0\r\n]", data)
-    return [line[:MAX_LINE + 1] for line in lines if line.strip()], rest[:MAX_LINE + 1]
+    return [line[:LINE_LIMIT + 1] for line in lines if line.strip()], rest[:LINE_LIMIT + 1]
 
 
 def understand(line: bytes) -> tuple:
@@ -143,6 +164,8 @@ def log(text):
     with contextlib.suppress(BrokenPipeError):  # se ninguém mais lê stderr (o journal reiniciou), o LED ainda obedece
         print(text, file=sys.stderr, flush=True)
 
+
+# Os pinos: três vias até o mesmo LED e o mesmo botão.
 
 class Pin:
     """Uma linha de GPIO, pelas três vias abaixo. O nível é lógico: True é LED aceso, ou botão apertado."""
@@ -296,7 +319,7 @@ class SimulatedPin(Pin):
         sources = [0] if self.fd is None else [0, self.fd]
         while sources and not stop.asked:
             for fd in sources if self.fd is None else select.select(sources, [], [], SILENCE_S)[0]:
-                data = os.read(fd, RECV_SIZE)
+                data = os.read(fd, CHUNK)
                 yield from range(data.count(b"\n"))
                 if not data:
                     sources.remove(fd)
@@ -328,6 +351,8 @@ def taken_pin(args, bcm, output, active_low):
             raise Failure(f"a linha da GPIO{bcm} {PIN_ERRORS.get(error.errno, f'não abriu: {error.strerror}')}")
         yield pin
 
+
+# O servidor.
 
 class Client(threading.Thread):
     """Uma thread por cliente. Ela lê; escrever, outra também pode (LED WATCH), e o OpenSSL exige uma de cada vez."""
@@ -364,13 +389,14 @@ class Client(threading.Thread):
             can_write = select.select([], [self.sock], [], WAKE_S)[1]  # quem não lê as respostas não dá mais ordens
             if can_write and select.select([self.sock], [], [], SILENCE_S if rest else WAKE_S)[0]:
                 with self.lock, contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
-                    data = self.sock.recv(RECV_SIZE)
+                    data = self.sock.recv(CHUNK)
             ended = data == b"" or data is None and self.trusted and not understand(rest)[1]
             lines, rest = split_lines(rest + (b"\n" if ended else data or b""))
             for line in lines:
                 alive = time.monotonic()
                 yield line
-            patience = LOGIN_S if not self.trusted else float("inf") if self.watching else self.server.args.ocioso
+            idle = not self.watching and self.server.args.ocioso or float("inf")  # 0: nunca
+            patience = idle if self.trusted else LOGIN_S
 
     def send(self, text):
         """Nunca espera: a fila de cada cliente é o buffer do kernel, e quem não lê e o deixa encher é desligado."""
@@ -464,6 +490,8 @@ def open_listener(host, port):
 
 def tls_context(args, purpose, authority):
     """Contexto TLS 1.2 ou mais novo, com o certificado deste lado e a autoridade que responde pelo outro."""
+    if not args.certificado and (args.chave or args.ca_clientes):
+        build_parser().error("--chave e --ca-clientes só valem junto de --certificado")
     try:
         context = ssl.create_default_context(purpose, cafile=authority)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -475,14 +503,15 @@ def tls_context(args, purpose, authority):
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return context
     except OSError as error:
-        raise Failure(f"certificado, chave ou autoridade não servem: {error.strerror or error}. O README os cria")
+        files = ", ".join(filter(None, (authority, args.certificado, args.chave)))
+        raise Failure(f"não consigo usar {files}: {error.strerror or error}. O README mostra como criá-los")
 
 
 def read_secret(path):
     """A senha compartilhada: o texto do arquivo, sem espaços nem fins de linha nas pontas."""
     secret, mode = b"", 0
     with contextlib.suppress(OSError), open(path, "rb") as file:
-        secret, mode = file.read(RECV_SIZE).strip(), os.fstat(file.fileno()).st_mode
+        secret, mode = file.read(CHUNK).strip(), os.fstat(file.fileno()).st_mode
     if len(secret) < 8 or os.name == "posix" and mode & 0o077:
         raise Failure(f"{path}: falta uma senha (8 bytes, só sua): openssl rand -hex 32 > {path}; chmod 600 {path}")
     return secret
@@ -491,7 +520,8 @@ def read_secret(path):
 def serve(args):
     """A porta vem antes do pino: no sysfs, que não tem dono, ela é a trava entre dois servidores."""
     stop, secret = stop_on_signals(), args.senha_arquivo and read_secret(args.senha_arquivo)
-    tls = tls_context(args, ssl.Purpose.CLIENT_AUTH, args.ca_clientes) if args.certificado else None
+    wanted = args.certificado or args.chave or args.ca_clientes
+    tls = tls_context(args, ssl.Purpose.CLIENT_AUTH, args.ca_clientes) if wanted else None
     with open_listener(args.endereco, args.porta) as listener:
         host, port = listener.getsockname()[:2]
         private = host.startswith("127.") or host == "::1"
@@ -502,22 +532,26 @@ def serve(args):
             if args.ao_sair != "manter":
                 at_exit.callback(pin.write, args.ao_sair == "acender")
             print(f"escutando em {host} porta {port}", flush=True)
-            log(f"só esta máquina alcança {host}; da rede: ./led_gpio.py 0.0.0.0 --senha-arquivo senha.txt" if private
-                else f"{'quem sabe a senha' if secret else 'aviso: --sem-senha: qualquer um na rede'} manda no LED")
+            opening = f"./led_gpio.py 0.0.0.0 {port} --senha-arquivo senha.txt"
+            log(f"só esta máquina chega aqui; para abrir à rede: {opening}" if private else
+                f"{'quem sabe a senha' if secret else 'aviso: --sem-senha: qualquer um na rede'} manda no LED")
             Server(pin, tls, secret, args, stop).run(listener)
 
+
+# Os clientes: enviar e botao.
 
 @contextlib.contextmanager
 def conversation(args):
     """Conecta, prova a senha se for o caso, e entrega ask(linha) -> resposta. Toda falha de rede vira Failure."""
     secret, where = args.senha_arquivo and read_secret(args.senha_arquivo), f"{args.endereco} porta {args.porta}"
-    tls = tls_context(args, ssl.Purpose.SERVER_AUTH, args.ca) if args.tls else None
+    wanted = args.tls or args.ca or args.sem_verificar or args.certificado or args.chave
+    tls = tls_context(args, ssl.Purpose.SERVER_AUTH, args.ca) if wanted else None
 
     def ask(line="", forever=False):
         sock.sendall(line.encode() + b"\n")  # uma linha vazia não é nada: só se espera
         while forever and not select.select([sock], [], [], 1)[0]:
             pass  # acorda a cada segundo: é quando o Windows vê um Ctrl+C
-        reply = escape(file.readline(MAX_LINE).decode("utf-8", "replace").rstrip("\r\n"))
+        reply = escape(file.readline(LINE_LIMIT).decode("utf-8", "replace").rstrip("\r\n"))
         if not reply or reply.startswith("DESAFIO") and not secret:
             raise Failure(f"{where} " + ("pede senha: use o --senha-arquivo de lá" if reply else "desligou"))
         return reply
@@ -532,10 +566,13 @@ def conversation(args):
             yield ask
     except BrokenPipeError:  # o terminal de quem chamou, não a rede
         raise
+    except (socket.gaierror, UnicodeError):
+        raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, ou use um endereço como 127.0.0.1")
     except OSError as error:
-        why = {ConnectionRefusedError: "ninguém escuta lá. Suba o LED: ./led_gpio.py",
-               socket.timeout: "não responde: endereço errado, firewall no caminho, ou --tls ou senha de um lado só"}
-        raise Failure(f"{where}: {why.get(type(error), f'{error}. Confira o nome; se for TLS, --ca, --certificado')}")
+        why = {ConnectionRefusedError: f"ninguém escuta em {where} (conexão recusada). Suba o LED antes: "
+                                       f"./led_gpio.py {args.endereco} {args.porta}",
+               socket.timeout: f"{where} não respondeu: endereço errado, firewall, ou --tls ou senha de um lado só?"}
+        raise Failure(why.get(type(error), f"não foi possível falar com {where}: {error}. É TLS? Confira --ca"))
 
 
 def send_command(args):
@@ -595,6 +632,8 @@ def button(args):
         thread.join(1)
 
 
+# Os dois juntos: iniciar e parar.
+
 def start(args):
     """O LED e o botão, cada um no seu processo: um terminal, um Ctrl+C. Ou, com --fundo, nenhum terminal."""
     options = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in
@@ -653,34 +692,41 @@ def stop_background(_args):
     raise Failure(f"o pid {pid} não parou em {LOGIN_S} s. O que ele faz: cat /proc/{pid}/status")
 
 
+# Linha de comando.
+
 ACTIONS = {"servidor": serve, "botao": button, "enviar": send_command, "iniciar": start, "parar": stop_background}
 
 
 def build_parser(action="servidor"):
     file, bcm = {"metavar": "ARQUIVO"}, {"type": number(int, 0, HEADER_LINES - 1, "um número BCM"), "metavar": "N"}
-    parser = Parser(usage="%(prog)s [AÇÃO] [ENDEREÇO [PORTA]] [opções]", description="AÇÃO: servidor (padrão: o LED), "
-                    "botao, enviar COMANDO, iniciar (LED e botão) ou parar (o que iniciar --fundo deixou).")
+    parser = Parser(usage="%(prog)s [AÇÃO] [ENDEREÇO [PORTA]] [OPÇÕES]", description="AÇÃO: servidor (padrão: o LED), "
+                    "botao, enviar COMANDO, iniciar (LED e botão) ou parar (o que iniciar --fundo deixou).",
+                    epilog="Em outro terminal: ./led_gpio.py enviar LED ON")
     add = parser.add_argument
     if action == "enviar":
         add("comando", metavar="COMANDO", type=lambda text: escape("LED " * (text[:3].upper() != "LED") + text))
-    add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO", help="padrão: %(default)s")
-    add("porta", nargs="?", default=5555, type=port_number, metavar="PORTA", help="padrão: %(default)s")
+    add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
+        help="onde escutar, ou a quem falar (padrão: %(default)s)")
+    add("porta", nargs="?", default=5555, type=port_number, metavar="PORTA", help="a porta de lá (padrão: %(default)s)")
     add("--gpio", choices=("auto", *PINS), default="auto", help="como falar com os pinos (padrão: auto, o que houver)")
     add("--led", default=17, **bcm, help="pino do LED, em número BCM (padrão: 17)")
     add("--botao", default=4, **bcm, help="pino do botão, que o liga ao GND (padrão: 4)")
     add("--ativo-baixo", action="store_true", help="o LED acende com o pino em 0")
     add("--ao-sair", choices=("manter", "apagar", "acender"), default="apagar", help="o LED no fim (padrão: apagar)")
-    add("--repique", metavar="MS", default=50, type=number(float, 0, 1000, "ms"), help="vale parado há MS (padrão: 50)")
-    add("--validade", metavar="S", default=30, type=number(float, 0, 3600, "s"), help="prazo de um toque (padrão: 30)")
-    add("--ocioso", metavar="S", default=300, type=number(float, 0.1, 10**6, "s"), help="desliga o mudo (padrão: 300)")
+    add("--repique", metavar="MS", default=50, type=number(float, 0, 1000, "milissegundos"),
+        help="o botão só vale depois de MS milissegundos parado (padrão: 50)")
+    add("--validade", metavar="S", default=30, type=number(float, 0, 3600, "segundos"),
+        help="quanto insistir na entrega de um toque (padrão: 30)")
+    add("--ocioso", metavar="S", default=300, type=number(float, 0, 10**6, "segundos"),
+        help="desliga quem passa S segundos calado; 0: nunca (padrão: 300)")
     add("--senha-arquivo", **file, help="a senha que o cliente prova saber, a mesma dos dois lados")
     add("--sem-senha", action="store_true", help="aceita ordens de qualquer um na rede")
     add("--certificado", **file, help="certificado deste lado (PEM); no servidor, liga o TLS")
-    add("--chave", **file, help="a chave privada, se não está no mesmo arquivo")
-    add("--ca-clientes", **file, help="servidor: exige do cliente um certificado desta autoridade")
-    add("--tls", action="store_true", help="cliente: fala TLS")
-    add("--ca", **file, help="cliente: a autoridade que assinou o certificado do servidor")
-    add("--sem-verificar", action="store_true", help="cliente: TLS sem conferir com quem (acredita em todos)")
+    add("--chave", **file, help="a chave dele, se não está no mesmo arquivo")
+    add("--ca-clientes", **file, help="servidor: exige dos clientes um certificado desta autoridade")
+    add("--tls", action="store_true", help="cliente: cifra a conversa e confere o certificado do servidor")
+    add("--ca", **file, help="cliente: confia nesta autoridade, ou neste certificado")
+    add("--sem-verificar", action="store_true", help="cliente: cifra, mas não confere com quem fala")
     add("--fifo", default="/tmp/tcp_file", **file, help="o botão simulado (padrão: %(default)s)")
     add("--fundo", action="store_true", help="iniciar: em segundo plano, até ./led_gpio.py parar")
     add("--sysfs", default="/sys/class/gpio", metavar="RAIZ", help="outra árvore, para testes (padrão: %(default)s)")

@@ -7,7 +7,7 @@
 
 O caminho de um bloco até o disco (o quadro está desenhado em raw_server.py, e o protocolo inteiro no README):
 
-    cabo --> fila do núcleo --> Receiver: é o próximo? --sim--> destino: arquivo .parcial, cano ou memória
+    cabo --> fila do kernel --> Receiver: é o próximo? --sim--> destino: arquivo .parcial, cano ou memória
              (cheia, perde)       |                                |
                                   não: guarda                      lento? a janela encolhe
                                   |                                |
@@ -15,7 +15,7 @@ O caminho de um bloco até o disco (o quadro está desenhado em raw_server.py, e
 
 O .parcial só recebe o que está em ordem: o tamanho dele é o ponto de onde retomar, mesmo depois de um kill -9.
 
-O que não faz: não esconde nada de quem escuta o cabo e não conserta um cabo: depois de --espera segundos sem
+O que ele não faz: não esconde nada de quem escuta o cabo e não conserta um cabo: depois de --espera segundos sem
 servidor, desiste e diz como continuar.
 """
 import argparse
@@ -25,7 +25,6 @@ import contextlib
 import errno
 import hashlib
 import hmac
-import itertools
 import os
 import re
 import select
@@ -38,25 +37,21 @@ import subprocess
 import sys
 import time
 import zlib
-try:
-    import fcntl
-    import pwd
-except ImportError:  # fora do Unix o arquivo ainda se importa e responde a --help; open_link recusa em português
-    fcntl = pwd = None
 
-RECEIVE_BUFFER = 16 << 20     # fila do núcleo: 130 ms de 1 Gbit/s enquanto o disco respira
+QUEUE_BYTES = 16 << 20  # fila do kernel: 130 ms de 1 Gbit/s enquanto o disco respira
 WINDOW_BYTES, WINDOW_BLOCKS = 16 << 20, 11_000  # guardados fora de ordem; o bitmap deles cabe num quadro de 1500 B
 BATCH_BLOCKS, BATCH_BYTES = 64, 1 << 20  # quadros lidos antes de uma escrita
-WRITE_PIECES = 512            # pedaços por writev (o sistema aceita 1024)
-HASH_STEP = 1 << 16           # bytes conferidos por folga: dezenas de µs
-CATALOG_BYTES = 8 << 20       # um catálogo maior do que isto é mentira
-MESSAGE_MAX = 1 << 20         # bytes de uma mensagem
-ACK_EVERY_US = 1000           # uma confirmação por milissegundo, ou por quarto de janela
-ACK_AGAIN_US = 50_000         # sem novidade, repete a última: ela pode ter se perdido
+HASH_STEP = 1 << 16  # bytes conferidos por folga: dezenas de µs
+CATALOG_BYTES = 8 << 20  # um catálogo maior do que isto é mentira
+MESSAGE_MAX = 1 << 20  # bytes de uma mensagem
+ACK_EVERY_US = 1000  # uma confirmação por milissegundo, ou por quarto de janela
+ACK_AGAIN_US = 50_000  # sem novidade, repete a última: ela pode ter se perdido
 ASK_US, ASK_MAX_US = 50_000, 400_000  # um pedido sem resposta se repete, cada vez com mais calma
-LISTEN_US = 300_000           # quanto `listar` espera pelos outros servidores depois do primeiro
-SILENCE_US = 3_000_000        # servidor calado: procura-o de novo, e retoma de onde parou
-FETCH_US = 200_000            # de quanto em quanto tempo busca o que o operador do servidor disse
+LISTEN_US = 300_000  # quanto `listar` espera pelos outros servidores depois do primeiro
+SILENCE_US = 3_000_000  # servidor calado: procura-o de novo, e retoma de onde parou
+EMPTY_MAX = 5  # sessões seguidas sem um byte a mais: o pedido passa, e os blocos, maiores, não
+WRONG_MTU = "Veja (ip link) se o MTU é o mesmo nas duas máquinas e no que há entre elas"
+FETCH_US = 200_000  # de quanto em quanto tempo busca o que o operador do servidor disse
 PREFIX = struct.Struct("!BBHIIQ")  # o cabeçalho depois do EtherType
 PLAYERS = ("mpv --force-window=immediate -", "ffplay -autoexit -loglevel error -i -", "vlc --play-and-exit -")
 
@@ -222,7 +217,7 @@ def clock() -> int:
 
 
 def attach_filter(sock, side, session=None):
-    """Filtro BPF: o núcleo só copia para nós os quadros do sentido `side` (bit 7) e, se dita, de uma sessão."""
+    """Filtro BPF: o kernel só copia para nós os quadros do sentido `side` (bit 7) e, se dita, de uma sessão."""
     code = [(0x30, 0, KIND_AT), (0x54, 0, FROM_SERVER), (0x15, 1, side)]                   # ldb; and; jeq
     code += [] if session is None else [(0x20, 0, SESSION_AT), (0x15, 1, session)]         # ld; jeq
     code += [(0x06, 0, 0xFFFFFFFF), (0x06, 0, 0)]                                          # ret tudo; ret nada
@@ -236,6 +231,7 @@ def open_link(name, side, receive_bytes):
     prog = os.path.basename(sys.argv[0])
     if not hasattr(socket, "AF_PACKET"):
         raise Failure("quadros crus (AF_PACKET) só existem no Linux: use um computador ou Raspberry Pi com ele")
+    import fcntl  # só existe no Unix: fora dele, o arquivo ainda se importa e responde a --help
     try:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # 0: nada entra antes do filtro
     except PermissionError:
@@ -263,6 +259,13 @@ def open_link(name, side, receive_bytes):
     raise Failure(problem)
 
 
+def open_standard():
+    """Nasceu sem stdin, stdout ou stderr (`>&-`): /dev/null, ou o socket cru toma o lugar, e o print iria à rede."""
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, mode))
+    sys.stderr.reconfigure(line_buffering=True)  # até o Python 3.8, num arquivo ele guardaria as linhas para o fim
+
+
 def drop_root():
     """Aberto o socket, root não serve para mais nada: volta a ser quem digitou sudo. Devolve o passwd dele ou None."""
     with open("/proc/self/uid_map") as uid_map:
@@ -270,6 +273,7 @@ def drop_root():
     uid = int(os.environ.get("SUDO_UID", 0))
     if os.geteuid() != 0 or nested or uid == 0:  # sem sudo (login de root, serviço), não há a quem voltar
         return None
+    import pwd  # também
     user = pwd.getpwuid(uid)
     os.initgroups(user.pw_name, user.pw_gid)  # os grupos primeiro: sem root não se mexe mais neles
     os.setgid(user.pw_gid)
@@ -281,8 +285,11 @@ def read_key(path):
     """Chave: o resumo do arquivo, byte por byte; sem arquivo, nenhuma."""
     if path is None:
         return b""
-    with open(path, "rb") as file:
-        secret = file.read(1 << 20)
+    try:
+        with open(path, "rb") as file:
+            secret = file.read(1 << 20)
+    except OSError as error:
+        raise Failure(f"não consigo ler {path}: {error.strerror}. Para criá-lo: head -c 32 /dev/urandom > {path}")
     if len(secret) < 16:
         raise Failure(f"{path} tem {len(secret)} bytes, e uma chave pede 16 ou mais: head -c 32 /dev/urandom > {path}")
     return hashlib.blake2b(secret, digest_size=32).digest()
@@ -332,7 +339,7 @@ class Receiver:
 class Sink:
     """Destino dos bytes em ordem. Este é o da medição: só os conta, por vigésimo do tempo."""
 
-    fd, backlog = None, 0  # cano onde esperar por espaço; blocos que ainda não engoliu
+    fd, backlog = None, 0  # cano onde esperar por espaço; bytes que ainda não engoliu
 
     def __init__(self, span=1):
         self.hash, self.size, self.began, self.span = hashlib.sha256(), 0, clock(), span
@@ -356,8 +363,9 @@ class Memory(Sink):
     data = b""
 
     def write(self, pieces):
-        self.data += b"".join(pieces)
-        self.hash = hashlib.sha256(self.data)
+        for piece in pieces:
+            self.data += piece
+            self.hash.update(piece)
         if len(self.data) > CATALOG_BYTES:
             raise Failure("o catálogo do servidor é grande demais")
 
@@ -367,49 +375,53 @@ class Pipe(Sink):
 
     def __init__(self, fd):
         super().__init__()
-        self.fd, self.queue = fd, collections.deque()
+        self.fd, self.waiting = fd, bytearray()
         os.set_blocking(fd, False)
 
     def write(self, pieces):
-        for piece in map(bytes, pieces):
-            self.hash.update(piece)
-            self.queue.append(piece)
-            self.size += len(piece)
+        data = b"".join(pieces)
+        self.hash.update(data)
+        self.size += len(data)
+        self.waiting += data
         self.idle()
 
     def idle(self):
         try:
-            sent = moved = os.writev(self.fd, list(itertools.islice(self.queue, WRITE_PIECES))) if self.queue else 0
+            sent = os.write(self.fd, self.waiting) if self.waiting else 0
         except BlockingIOError:
-            sent = moved = 0
-        while self.queue and sent >= len(self.queue[0]):
-            sent -= len(self.queue.popleft())
-        if sent:
-            self.queue[0] = self.queue[0][sent:]
-        self.backlog = len(self.queue)
-        return moved > 0
+            sent = 0
+        del self.waiting[:sent]
+        self.backlog = len(self.waiting)
+        return sent > 0
 
     def ended(self):
-        return not self.queue
+        return not self.waiting
+
+
+def open_own(path, flags):
+    """Abre um arquivo nosso numa pasta que pode ser de muitos: nem por um link, nem à espera num FIFO."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 class Partial(Sink):
     """NOME.parcial. Ao lado, NOME.parcial.id diz de que arquivo ele é (tamanho e data): só esse se retoma."""
 
     def __init__(self, target):
+        import fcntl
         super().__init__()
         self.target, self.path, self.note, self.hashed = target, target + ".parcial", target + ".parcial.id", 0
-        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        self.fd = open_own(self.path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # some com o processo, até por kill -9
         except BlockingIOError:
             raise Failure(f"outro raw_client.py já está baixando {target}") from None
         status = os.fstat(self.fd)
         mine = os.path.samestat(status, os.lstat(self.path))  # outro cliente pode tê-lo acabado entre o open e o flock
-        if not mine or not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise Failure(f"{self.path} não é um arquivo comum: apague-o, ou grave com outro nome (-o)")
+        owners = os.geteuid(), os.stat(os.path.dirname(self.path) or ".").st_uid  # em /tmp, outro o mudaria depois
+        if not mine or not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid not in owners:
+            raise Failure(f"{self.path} não é um arquivo comum nosso: apague-o, ou grave com outro nome (-o)")
         try:
-            with open(self.note, encoding="ascii") as note:
+            with open(self.note, encoding="ascii", opener=open_own) as note:
                 size, date = map(int, note.read(64).split())
             struct.pack("!Qq", size, date)
         except (OSError, ValueError, struct.error):  # sem o bilhete não se sabe de que arquivo é: do zero
@@ -418,22 +430,19 @@ class Partial(Sink):
 
     def begin(self, offset, identity):
         """O servidor enviará desde `offset` um arquivo de tamanho e data `identity`."""
-        if (offset, identity) != (self.size, self.identity):
+        if offset == 0 or (offset, identity) != (self.size, self.identity):
             os.ftruncate(self.fd, 0)  # antes do bilhete: um kill -9 aqui não deixa um par trocado
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.note)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(self.note, flags, 0o666), "w", encoding="ascii") as note:
+            with open(self.note, "x", encoding="ascii", opener=open_own) as note:
                 note.write("%d %d\n" % identity)
             self.size, self.identity, self.hash, self.hashed = 0, identity, hashlib.sha256(), 0
 
     def write(self, pieces):
-        for at in range(0, len(pieces), WRITE_PIECES):
-            group = pieces[at:at + WRITE_PIECES]
-            wanted, done = sum(map(len, group)), os.pwritev(self.fd, group, self.size)
-            while done < wanted:  # disco quase cheio: a próxima escrita diz ENOSPC
-                done += os.pwrite(self.fd, b"".join(group)[done:], self.size + done)
-            self.size += wanted
+        data = memoryview(b"".join(pieces))
+        while data:  # disco quase cheio: grava o que cabe, e a escrita seguinte diz ENOSPC
+            done = os.pwrite(self.fd, data, self.size)
+            self.size, data = self.size + done, data[done:]
 
     def idle(self):
         """Confere um passo, relido do disco: vale o que ficou gravado, e não o que passou pela memória."""
@@ -444,6 +453,13 @@ class Partial(Sink):
 
     def ended(self):
         return self.hashed == self.size
+
+    def close(self):
+        """Um parcial sem um byte não serve a ninguém: some, com o bilhete dele."""
+        for path in () if os.fstat(self.fd).st_size else (self.path, self.note):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        os.close(self.fd)
 
     def finish(self, overwrite):
         """Dá o nome final, que até aqui não existia."""
@@ -464,8 +480,7 @@ class Client:
         self.room = min(self.mtu - (HEADER.size - 14) - self.seal_size, 0xFFFF)
         self.queue = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // (2 * self.mtu + 1024)
         self.capacity = min(WINDOW_BLOCKS, WINDOW_BYTES // self.room, (self.room - LAYOUT[ACK].size) * 8)
-        self.buffer, self.ignored = memoryview(bytearray(self.mtu + 14)), collections.Counter()
-        self.server, self.number = None, 0
+        self.buffer, self.server, self.number = memoryview(bytearray(self.mtu + 14)), None, 0
 
     def send(self, kind, block=0, payload=b""):
         frame = pack_frame(self.seal, self.server, self.mac, kind, self.number, block, clock(), payload)
@@ -482,13 +497,12 @@ class Client:
             raise Failure(f"a interface {self.interface} sumiu ({error.strerror}). Veja as outras: ip -br link")
 
     def check(self, data):
-        """O quadro conferido, ou None (e conta) se não é para nós. Levanta Failure se é um ERRO."""
+        """O quadro conferido, ou None se não é para nós. Levanta Failure se é um ERRO."""
         try:
             frame = unpack_frame(self.seal, data)
-            if frame.target != self.mac or self.number and (frame.session, frame.source) != (self.number, self.server):
-                raise ProtocolError("sessão desconhecida")
-        except ProtocolError as error:
-            self.ignored[str(error)] += 1
+        except ProtocolError:
+            return None
+        if frame.target != self.mac or self.number and (frame.session, frame.source) != (self.number, self.server):
             return None
         if self.verbose:
             print(describe("<-", data), file=sys.stderr)
@@ -498,7 +512,7 @@ class Client:
 
     def frames(self, until):
         """Gera os quadros bons que chegarem até o instante `until`."""
-        while select.select([self.sock], [], [], max(until - clock(), 0) / 1e6)[0]:
+        while clock() < until and select.select([self.sock], [], [], max(until - clock(), 0) / 1e6)[0]:
             try:
                 frame = self.check(self.buffer[:self.sock.recv_into(self.buffer)])
             except OSError as error:
@@ -571,32 +585,33 @@ class Client:
         return offset, self.size, date
 
     def drain(self, sink):
-        """Lê até um lote da fila do núcleo e entrega o que ficou em ordem; devolve quantos quadros vieram."""
-        accept, ready, count, wanted = self.receiver.accept, [], 0, (DATA, WIRE_VERSION, self.block, self.number)
+        """Lê até um lote da fila e entrega o que ficou em ordem; devolve quantos blocos e quantas fichas vieram."""
+        accept, ready, wanted = self.receiver.accept, [], (DATA, WIRE_VERSION, self.block, self.number)
+        blocks = cards = 0
         for slot, sealed, mark, payload in self.slots:
             try:
                 size = self.sock.recv_into(slot)
             except OSError as error:
                 self.excuse(error)
                 break
-            count += 1
             *prefix, block, sent = PREFIX.unpack_from(slot, KIND_AT)
             if tuple(prefix) != wanted or size != len(slot) or self.seal(sealed) != mark:  # o caminho menos comum
                 frame = self.check(slot[:size])
                 if frame and frame.kind == CARD:
-                    self.digest = unpack_body(CARD, frame.payload)[4]
+                    self.digest, cards = unpack_body(CARD, frame.payload)[4], cards + 1
                 if frame is None or frame.kind != DATA:
                     continue
                 block, payload, sent = frame.block, frame.payload, frame.clock
+            blocks += 1
             if sent > self.newest:
                 self.newest, self.newest_at = sent, clock()
             accept(from_wire(block, self.receiver.next), payload, ready)
         if ready:
             sink.write(ready)
-        return count
+        return blocks, cards
 
-    def acknowledge(self, sink, now):
-        following, window, bits = self.receiver.acknowledge(sink.backlog)
+    def acknowledge(self, backlog, now):
+        following, window, bits = self.receiver.acknowledge(backlog)
         self.send(ACK, to_wire(following), LAYOUT[ACK].pack(self.newest, min(now - self.newest_at, 2**32 - 1), window)
                   + bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
 
@@ -605,22 +620,23 @@ class Client:
         receiver, pending, acked, heard, bar = self.receiver, 1, 0, clock(), Progress(name, sink, self.size)
         quarter = max(1, min(self.queue, self.capacity) // 4)
         while until is None or clock() < until:
-            count, now = self.drain(sink), clock()
-            if count:
-                heard, pending = now, pending + count
+            (blocks, cards), now = self.drain(sink), clock()
+            if blocks or cards:  # um quadro que não se confere não é sinal de vida
+                heard, pending = now, pending + blocks
             elif now - heard > SILENCE_US:
                 raise Silence
             if receiver.next == receiver.total and sink.ended() and any(self.digest):
                 break
-            reopened = receiver.next + receiver.capacity - sink.backlog >= receiver.limit + quarter
+            backlog = -(-sink.backlog // self.block)  # em blocos, para cima
+            reopened = receiver.next + receiver.capacity - backlog >= receiver.limit + quarter
             fresh = pending or reopened and receiver.limit < receiver.total
-            if now - acked >= (ACK_EVERY_US if fresh else ACK_AGAIN_US) or pending >= quarter:
-                self.acknowledge(sink, now)
+            due = acked + (ACK_EVERY_US if fresh else ACK_AGAIN_US)
+            if now >= due or pending >= quarter:
+                self.acknowledge(backlog, now)
                 pending, acked = 0, now
                 bar.show(now)
-            elif not count and not sink.idle():
-                wait = acked + (ACK_EVERY_US if fresh else ACK_AGAIN_US) - now
-                select.select([self.sock], [sink.fd] if sink.backlog else [], [], max(wait, 0) / 1e6)
+            elif not blocks and not sink.idle():
+                select.select([self.sock], [sink.fd] if sink.backlog else [], [], (due - now) / 1e6)
         bar.end()
 
     def fetch(self, name, sink):
@@ -638,7 +654,7 @@ class Client:
         self.enter(server)
         sink = Memory()
         self.fetch(CATALOG_NAME, sink)
-        entries = [line.split(b" ", 2) for line in sink.data.split(b"\0")[:-1]]
+        entries = re.findall(rb"(\d{1,19}) (-?\d{1,19}) ([^\0]+)\0", sink.data)  # o que não tem esta forma não é linha
         print(f"{self.server.hex(':')} {escape(self.server_name)}: {len(entries)} arquivo(s)")
         for at, (size, date, name) in enumerate(entries, 1):
             day = time.strftime("%Y-%m-%d", time.localtime(min(max(int(date) // 10**9, 0), 2**32)))
@@ -687,9 +703,9 @@ class Progress:
 
 
 def human(size):
-    """Tamanho legível: 1,5 GiB."""
-    power = min(max(size, 1).bit_length() // 10, 3)
-    return f"{size} B" if power == 0 else f"{size / 1024 ** power:.1f} {' KMG'[power]}iB".replace(".", ",")
+    """Tamanho legível: 1.5 GiB."""
+    power = min((max(size, 1).bit_length() - 1) // 10, 3)
+    return f"{size} B" if power == 0 else f"{size / 1024 ** power:.1f} {' KMG'[power]}iB"
 
 
 def list_all(client, args):
@@ -704,13 +720,16 @@ def download(client, args):
     if not args.saida and target[:1] in ("", "."):
         raise Failure(f"de {escape(args.word)!r} não sai um bom nome de arquivo. Escolha um: -o ARQUIVO")
     if os.path.lexists(target) and not args.sobrescrever:
-        raise Failure(f"{target} já existe. Para trocá-lo: --sobrescrever; para gravar noutro lugar: -o ARQUIVO")
-    sink = Partial(target)
-    with open(sink.fd, "rb"):  # quem o abriu o fecha, haja o que houver
+        raise Failure(f"{target} já existe. Para trocá-lo: --sobrescrever; para gravar em outro lugar: -o ARQUIVO")
+    with contextlib.closing(Partial(target)) as sink:
+        reached, tries = 0, 0
         while not attempt(client, args.word, sink):
+            reached, tries = sink.size, tries + 1 if sink.size == reached else 0
+            if tries == EMPTY_MAX:
+                raise Failure(f"o servidor responde, mas nenhum bloco chega. {WRONG_MTU}")
             print("o servidor calou: procuro por ele para continuar", file=sys.stderr)
         if client.digest != sink.hash.digest():
-            os.unlink(sink.path)
+            os.ftruncate(sink.fd, 0)  # vazio, o close() o apaga
             raise Failure("o SHA-256 não confere com o do servidor, e apaguei a cópia. Repita o comando")
         sink.finish(args.sobrescrever)
     print(f"{target}: {human(sink.size)}, SHA-256 confere", file=sys.stderr)
@@ -749,10 +768,11 @@ def download_to_pipe(client, args):
 
 
 def play(client, args):
-    choices = [shlex.split(choice) for choice in ([args.player] if args.player else PLAYERS)]
+    choices = [args.player] if args.player else [choice.split() for choice in PLAYERS]
     command = next((words for words in choices if words and shutil.which(words[0])), None)
     if command is None:
-        raise Failure(f"não achei tocador ({args.player or 'mpv, ffplay, vlc'}). Instale um: sudo apt install mpv")
+        names = ", ".join(" ".join(words[:1]) for words in choices)
+        raise Failure(f"não achei tocador ({names}). Instale um: sudo apt install mpv")
     env = dict(os.environ)
     if client.user:  # quem toca é quem digitou sudo: com as preferências e o som dele
         env.update(HOME=client.user.pw_dir, XDG_RUNTIME_DIR=f"/run/user/{client.user.pw_uid}")
@@ -775,6 +795,8 @@ def measure(client, args):
     client.transfer(sink, until=sink.began + span)
     *_, sent, again, trip, least, _ = unpack_body(CARD, client.ask(OPEN, 0, client.asked).payload)
     client.leave()
+    if not sink.bars:
+        raise Failure(f"em {args.word:g} s não chegou bloco nenhum. {WRONG_MTU}")
     for at in range(20):
         bar = "#" * round(40 * sink.bars[at] / max(sink.bars.values()))
         print(f"{(at + 1) * args.word / 20:6.2f} s {bar:40} {sink.bars[at] * 160 / span:8.1f} Mbit/s")
@@ -827,8 +849,8 @@ def menu(client, args):
 
 
 def start(args):
-    sys.stderr.reconfigure(line_buffering=True)  # até o Python 3.8, num arquivo ele guardaria as linhas para o fim
-    link = open_link(args.interface, FROM_SERVER, RECEIVE_BUFFER)
+    open_standard()
+    link = open_link(args.interface, FROM_SERVER, QUEUE_BYTES)
     with link[0]:
         try:
             return args.action(Client(args, *link), args)
@@ -869,24 +891,25 @@ def read_words(parser, args):
 def build_parser():
     parser = Parser(formatter_class=argparse.RawDescriptionHelpFormatter,
                     usage="%(prog)s [OPÇÕES] [INTERFACE] [COMANDO]",
-                    description="Lista, baixa e toca os filmes de um raw_server.py do mesmo enlace, sem IP.",
-                    epilog="""interface: lo, se não se diz outra; comandos (sem nenhum, o menu):
+                    description="Cliente de filmes sem IP: lista, baixa, toca, conversa e mede.",
+                    epilog="""INTERFACE: lo, se não se diz outra. COMANDO (sem nenhum, o menu):
   listar             o catálogo de cada servidor que responde
   baixar NOME        baixa um arquivo, ou continua de onde parou
   tocar NOME         toca enquanto chega
   mensagem [TEXTO]   conversa com o servidor; sem TEXTO, uma mensagem por linha
   medir [SEGUNDOS]   mede o enlace (padrão: 3 s)
 
-Precisa de root (sudo) ou CAP_NET_RAW; depois, volta a ser quem digitou sudo.""")
+Precisa de root (sudo) ou CAP_NET_RAW; aberto o socket, volta a ser quem digitou
+sudo. Antes, em outro terminal: sudo ./raw_server.py""")
     add = parser.add_argument
     add("words", nargs="*", help=argparse.SUPPRESS)
     add("--servidor", type=mac_address, metavar="MAC", help="só este (padrão: o que responder antes)")
     add("--espera", type=number(float, 0.1, 86400, "segundos"), default=10.0, metavar="S",
         help="quanto esperar por um servidor (padrão: 10)")
-    add("--chave-arquivo", metavar="ARQ", help="o mesmo arquivo de chave do servidor")
+    add("--chave-arquivo", metavar="ARQUIVO", help="o mesmo arquivo de chave do servidor")
     add("-o", dest="saida", metavar="ARQUIVO", help="baixar: onde gravar (- é a saída padrão)")
     add("--sobrescrever", action="store_true", help="baixar: troca o arquivo que já existe")
-    add("--player", metavar="CMD", help="tocar: o que lê da entrada padrão (mpv, ffplay, vlc)")
+    add("--player", type=shlex.split, metavar="CMD", help="tocar: o que lê da entrada padrão (mpv, ffplay, vlc)")
     add("--verbose", action="store_true", help="mostra cada quadro em stderr")
     add("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.parse_args = lambda argv=None: read_words(parser, parser.parse_intermixed_args(argv))

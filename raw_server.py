@@ -3,8 +3,8 @@
 """Servidor de filmes sem IP, sem TCP e sem UDP: o nosso próprio protocolo, direto no quadro Ethernet.
 
     mkdir videos; cp filme.mp4 videos/
-    sudo ./raw_server.py                          # num terminal (interface lo; outra: ./raw_server.py eth0)
-    sudo ./raw_client.py lo baixar filme.mp4      # noutro, ou noutra máquina do mesmo cabo ou switch
+    sudo ./raw_server.py                          # em um terminal (interface lo; outra: ./raw_server.py eth0)
+    sudo ./raw_client.py lo baixar filme.mp4      # em outro, ou em outra máquina do mesmo cabo ou switch
 
 Um quadro (frame). O selo cobre do tipo ao fim dos dados; o que vier depois dele é enchimento:
 
@@ -17,7 +17,7 @@ Um quadro (frame). O selo cobre do tipo ao fim dos dados; o que vier depois dele
 O cliente diz OLÁ, ABRE um arquivo e CONFIRMA o que chega; o servidor responde EIS-ME, FICHA e DADOS. Cada CONFIRMA
 ecoa o relógio do quadro mais novo que chegou: o que saiu claramente antes dele e não chegou, perdeu-se.
 
-O que não faz: não cifra (com --chave-arquivo todo quadro é autenticado, mas quem escuta o cabo lê tudo) e não
+O que ele não faz: não cifra (com --chave-arquivo todo quadro é autenticado, mas quem escuta o cabo lê tudo) e não
 atravessa roteador, que só encaminha IP: as duas pontas ficam no mesmo enlace.
 """
 import argparse
@@ -37,34 +37,29 @@ import struct
 import sys
 import time
 import zlib
-try:
-    import fcntl
-    import pwd
-except ImportError:  # fora do Unix o arquivo ainda se importa e responde a --help; open_link recusa em português
-    fcntl = pwd = None
 
 # Tudo o que a rede pode fazer crescer tem um teto.
 BATCH_BLOCKS, BATCH_BYTES = 64, 1 << 20  # quadros montados lado a lado: um preadv lê todos; em lo, 15 de 64 KiB
-FLYING_MAX = 16384            # blocos no ar por sessão, diga o cliente o que disser
+FLYING_MAX = 16384  # blocos no ar por sessão, diga o cliente o que disser
 HALF_OPEN_MAX, HALF_OPEN_US = 64, 5_000_000  # sessões que só disseram OLÁ, e por quanto tempo
 SILENCE_US = 15_000_000       # sem um quadro do cliente: ele caiu
 STALLED_US = 600_000_000      # conversa, mas a cópia não anda (um filme em pausa): dez minutos
-CATALOG_MAX = 4096            # arquivos no catálogo
+CATALOG_MAX, DEPTH_MAX = 4096, 32  # arquivos no catálogo, e pastas dentro de pastas até onde ele os procura
 MESSAGE_MAX, OUTBOX_MAX = 1 << 20, 4096  # bytes de uma mensagem; partes à espera de quem as busque
-HASH_STEP = 1 << 16           # bytes de hash por folga do laço: dezenas de µs, não atrasa um envio
-RECEIVE_BUFFER = 1 << 20      # o servidor só recebe quadros pequenos
-MTU_MIN = 256                 # menos do que isto não leva um pedido com nome
-ZEROS_SIZE = 1 << 44          # "tamanho" da medição: mais do que alguém espera baixar
+HASH_STEP = 1 << 16  # bytes de hash por folga do laço: dezenas de µs, não atrasa um envio
+QUEUE_BYTES = 1 << 20  # o servidor só recebe quadros pequenos
+MTU_MIN = 256  # menos do que isto não leva um pedido com nome
+ZEROS_SIZE = 1 << 44  # "tamanho" da medição: mais do que alguém espera baixar
 # O ritmo (ver Path).
-START_BLOCKS = 64             # a primeira volta: 96 KB, seis vezes o que o TCP arrisca, mas espalhados por ela
+START_BLOCKS = 64  # a primeira volta: 96 KB, seis vezes o que o TCP arrisca, mas espalhados por ela
 STARTUP_GAIN, DRAIN_GAIN = 2.89, 0.35  # 2/ln 2 é o menor ganho que dobra a taxa a cada volta; e o inverso dele
 CYCLE = (1.25, 0.75, 1, 1, 1, 1, 1, 1)  # uma volta sonda por mais banda, outra devolve a fila, seis navegam
-WINDOW_GAIN = 2               # dados no ar: uma volta viajando e outra esperando confirmações atrasadas
-ACK_EVERY_US = 1000           # por quanto tempo o cliente junta confirmações
-BURST_US = 2000               # crédito que se junta quando o sistema nos acorda tarde: 2 ms de quadros
+WINDOW_GAIN = 2  # dados no ar: uma volta viajando e outra esperando confirmações atrasadas
+ACK_EVERY_US = 1000  # por quanto tempo o cliente junta confirmações
+BURST_US = 2000  # crédito que se junta quando o sistema nos acorda tarde: 2 ms de quadros
 NOISE_MAX, NOISE_BLOCKS = 0.5, 20  # perda que aceitamos chamar de ruído; volta com menos blocos não mede perda
 TIMEOUT_MIN_US, TIMEOUT_MAX_US = 10_000, 1_000_000  # silêncio até sondar: mais que o soluço de um sistema ocupado
-TRIP_MAX_US = 10_000_000      # volta mais longa do que isto é mentira
+TRIP_MAX_US = 10_000_000  # volta mais longa do que isto é mentira
 FULL_S, FULL_TRIES = 0.0005, 20  # fila da placa cheia: meio milissegundo, até vinte vezes
 BLOCK_AND_CLOCK = struct.Struct("!IQ")  # o que muda no cabeçalho de um DADOS para o seguinte
 
@@ -230,7 +225,7 @@ def clock() -> int:
 
 
 def attach_filter(sock, side, session=None):
-    """Filtro BPF: o núcleo só copia para nós os quadros do sentido `side` (bit 7) e, se dita, de uma sessão."""
+    """Filtro BPF: o kernel só copia para nós os quadros do sentido `side` (bit 7) e, se dita, de uma sessão."""
     code = [(0x30, 0, KIND_AT), (0x54, 0, FROM_SERVER), (0x15, 1, side)]                   # ldb; and; jeq
     code += [] if session is None else [(0x20, 0, SESSION_AT), (0x15, 1, session)]         # ld; jeq
     code += [(0x06, 0, 0xFFFFFFFF), (0x06, 0, 0)]                                          # ret tudo; ret nada
@@ -244,6 +239,7 @@ def open_link(name, side, receive_bytes):
     prog = os.path.basename(sys.argv[0])
     if not hasattr(socket, "AF_PACKET"):
         raise Failure("quadros crus (AF_PACKET) só existem no Linux: use um computador ou Raspberry Pi com ele")
+    import fcntl  # só existe no Unix: fora dele, o arquivo ainda se importa e responde a --help
     try:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # 0: nada entra antes do filtro
     except PermissionError:
@@ -271,6 +267,13 @@ def open_link(name, side, receive_bytes):
     raise Failure(problem)
 
 
+def open_standard():
+    """Nasceu sem stdin, stdout ou stderr (`>&-`): /dev/null, ou o socket cru toma o lugar, e o print iria à rede."""
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, mode))
+    sys.stderr.reconfigure(line_buffering=True)  # até o Python 3.8, num arquivo ele guardaria as linhas para o fim
+
+
 def drop_root():
     """Aberto o socket, root não serve para mais nada: volta a ser quem digitou sudo. Devolve o passwd dele ou None."""
     with open("/proc/self/uid_map") as uid_map:
@@ -278,6 +281,7 @@ def drop_root():
     uid = int(os.environ.get("SUDO_UID", 0))
     if os.geteuid() != 0 or nested or uid == 0:  # sem sudo (login de root, serviço), não há a quem voltar
         return None
+    import pwd  # também
     user = pwd.getpwuid(uid)
     os.initgroups(user.pw_name, user.pw_gid)  # os grupos primeiro: sem root não se mexe mais neles
     os.setgid(user.pw_gid)
@@ -289,8 +293,11 @@ def read_key(path):
     """Chave: o resumo do arquivo, byte por byte; sem arquivo, nenhuma."""
     if path is None:
         return b""
-    with open(path, "rb") as file:
-        secret = file.read(1 << 20)
+    try:
+        with open(path, "rb") as file:
+            secret = file.read(1 << 20)
+    except OSError as error:
+        raise Failure(f"não consigo ler {path}: {error.strerror}. Para criá-lo: head -c 32 /dev/urandom > {path}")
     if len(secret) < 16:
         raise Failure(f"{path} tem {len(secret)} bytes, e uma chave pede 16 ou mais: head -c 32 /dev/urandom > {path}")
     return hashlib.blake2b(secret, digest_size=32).digest()
@@ -354,13 +361,13 @@ class Path:
             self.rates.append(self.best)
             self.best = 0
         self.trips.append(self.smooth)
-        if self.gains:
-            self.gain = next(self.gains)
-        elif not limited:
+        if not self.gains and not limited:
             self.strikes = 0 if self.rates[-1] > 1.25 * self.full else self.strikes + 1
             self.full = max(self.full, self.rates[-1])
             if self.strikes == 3:  # três voltas sem crescer um quarto: o cano está cheio
                 self.gains = itertools.chain([DRAIN_GAIN], itertools.cycle(CYCLE))
+        if self.gains:
+            self.gain = next(self.gains)
 
 
 class Sender:
@@ -401,17 +408,14 @@ class Sender:
 
     def settle(self, following, bits):
         """Dá por entregue o que chegou; devolve o Flight do mais novo entre eles, ou None."""
-        advance, arrived, newest = following - self.base, list(range(self.base, following)), None
+        advance, arrived = following - self.base, list(range(self.base, following))
         self.delivered += advance - bin(self.beyond & ((1 << advance) - 1)).count("1")
         self.base, self.beyond = following, self.beyond >> advance
         fresh = [following + at for at, bit in enumerate(bin(bits & ~self.beyond)[:1:-1]) if bit == "1"]
         self.delivered += len(fresh)
         self.beyond |= bits
-        for block in arrived + fresh:
-            flight = self.flying.pop(block, newest)
-            if flight is not newest and (newest is None or flight.sent > newest.sent):
-                newest = flight
-        return newest
+        landed = filter(None, (self.flying.pop(block, None) for block in arrived + fresh))
+        return max(landed, default=None)  # um Flight começa por `sent`: o maior é o mais novo
 
     def find_lost(self):
         """Passa a `lost` o que saiu claramente antes do envio mais novo que chegou; devolve quantos."""
@@ -520,7 +524,7 @@ def list_folder(folder):
     """Catálogo, (tamanho, data, nome): o que open_source aceitaria, menos os ocultos."""
     entries = []
     for path, folders, names, fd in os.fwalk(".", dir_fd=folder):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
+        folders[:] = sorted(name for name in folders if name[0] != "." and path.count("/") < DEPTH_MAX)
         for name in sorted(name for name in names if name[0] != "."):
             with contextlib.suppress(OSError):  # apagado enquanto listávamos, ou fechado para nós
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -562,8 +566,14 @@ class Session:
 
     def refuse(self, code):
         """Recusada, a sessão só espera o FIM, e volta a contar como uma que só disse OLÁ."""
-        self.refusal, self.sender, self.confirmed = code, None, False
+        self.refusal, self.confirmed = code, False
+        self.close()
         self.reply(ERROR, 0, LAYOUT[ERROR].pack(code))
+
+    def close(self):
+        if self.source:
+            os.close(self.source.fd)
+        self.source = self.sender = None  # senão o hash dele continuaria a atrasar os outros
 
     def on_open(self, frame, now):
         if self.asked is None:
@@ -594,7 +604,7 @@ class Session:
                                            int.from_bytes(bits, "little")):
             raise ProtocolError("confirmação velha")
         self.advanced = now if sender.base > base else self.advanced
-        if sender.base == sender.total:
+        if sender.base == sender.total or not sender.window:  # acabou; ou o destino parou, e quer saber se vivemos
             self.send_card()
 
     def on_text(self, frame, now):
@@ -704,7 +714,7 @@ class Server:
         for _ in range(BATCH_BLOCKS):
             try:
                 data = self.buffer[:self.sock.recv_into(self.buffer)]
-            except OSError as error:  # não há mais, ou a interface caiu (o núcleo avisa uma vez só)
+            except OSError as error:  # não há mais, ou a interface caiu (o kernel avisa uma vez só)
                 self.excuse(error)
                 return
             try:
@@ -751,12 +761,15 @@ class Server:
         self.send(pack_frame(self.seal, frame.source, self.mac, WELCOME, session.number, 0, clock(), body))
 
     def drop(self, session):
-        if self.sessions.pop(session.number, None) and session.source:
-            os.close(session.source.fd)
+        if self.sessions.pop(session.number, None):
+            session.close()
 
     def read_terminal(self):
         """O que o operador digita responde a quem falou por último; False no fim da entrada."""
-        piece = os.read(0, 1 << 16)
+        try:
+            piece = os.read(0, 1 << 16)
+        except OSError:  # EIO: em segundo plano o terminal não é nosso (e serve() ignora o SIGTTIN, que nos pararia)
+            piece = b""
         self.typed += piece
         while b"\n" in self.typed or self.typed and not piece or len(self.typed) > MESSAGE_MAX:
             line, _, self.typed = self.typed.partition(b"\n")
@@ -768,7 +781,7 @@ class Server:
         return bool(piece)
 
     def serve(self):
-        listen = [self.sock] + [0] * terminal_is_ours()
+        listen = [self.sock, 0]
         while True:
             self.receive()
             now = clock()
@@ -790,18 +803,11 @@ class Server:
             print("quadros ignorados:", ", ".join(f"{why} {n}" for why, n in self.ignored.items()), file=sys.stderr)
 
 
-def terminal_is_ours():
-    """Ler o terminal em segundo plano pararia o processo (SIGTTIN)."""
-    try:
-        return sys.stdin is not None and os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:  # não é o terminal que nos controla: um cano, um arquivo, /dev/null
-        return True
-
-
 def serve(args):
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
-    sys.stderr.reconfigure(line_buffering=True)  # até o Python 3.8, num arquivo ele guardaria as linhas para o fim
-    link = open_link(args.interface, 0, RECEIVE_BUFFER)
+    open_standard()
+    link = open_link(args.interface, 0, QUEUE_BYTES)
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # ver read_terminal
     drop_root()
     with link[0], contextlib.closing(Server(args, *link)) as server, contextlib.suppress(KeyboardInterrupt):
         about = f"({server.mac.hex(':')}, MTU {server.mtu}, uid {os.geteuid()})"
@@ -810,14 +816,15 @@ def serve(args):
 
 
 def build_parser():
-    parser = Parser(description="Serve uma pasta de filmes direto em quadros Ethernet (EtherType 0x88B5), sem IP.",
-                    epilog="Precisa de root (sudo) ou CAP_NET_RAW; aberto o socket, volta a ser quem digitou sudo.")
+    parser = Parser(description="Servidor de filmes sem IP: uma pasta, direto em quadros Ethernet (0x88B5).",
+                    epilog="Precisa de root (sudo) ou CAP_NET_RAW; aberto o socket, volta a ser quem digitou sudo. "
+                           "Em outro terminal: sudo ./raw_client.py")
     parser.add_argument("interface", nargs="?", default="lo", metavar="INTERFACE", help="por onde servir (padrão: lo)")
     parser.add_argument("--pasta", default="videos", metavar="PASTA", help="o que servir (padrão: videos)")
-    parser.add_argument("--chave-arquivo", metavar="ARQ", help="só atende quem tem o mesmo arquivo de chave")
-    parser.add_argument("--max-clientes", type=number(int, 1, 1000, "uma quantidade"), default=16, metavar="N",
-                        help="quantos de cada vez (padrão: 16)")
-    parser.add_argument("--verbose", action="store_true", help="mostra cada quadro em stderr")
+    parser.add_argument("--chave-arquivo", metavar="ARQUIVO", help="só atende quem tem o mesmo arquivo de chave")
+    parser.add_argument("--max-clientes", type=number(int, 1, 1000, "um número"), default=16, metavar="N",
+                        help="os que passam disso são recusados (padrão: 16)")
+    parser.add_argument("--verbose", action="store_true", help="mostra em stderr cada quadro")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser
 

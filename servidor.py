@@ -60,11 +60,9 @@ HANDSHAKE_TIMEOUT_S = 5  # um cliente TLS mudo não pode guardar um lugar
 LINGER_S = 5  # depois da despedida, quanto se espera o outro fechar; fechar antes dele perderia a despedida (RST)
 OUTBOX_BYTES = 256 * 1024  # o que um cliente pode deixar de ler antes de ser desligado
 CONSOLE_LINES = 1000  # linhas à espera de um terminal parado (Ctrl+S); as que passam disso se perdem
-LINE_LIMIT = 1024  # bytes de uma linha de chat
 LINE_TIMEOUT_S = 30  # uma linha começada tem de acabar: um byte por segundo não guarda um lugar para sempre
-NICK_LIMIT = 20  # caracteres
 HEADER_LIMIT = 16 * 1024  # bytes do cabeçalho HTTP, como nos servidores de verdade
-HEADER_TIMEOUT_S = 10
+HEADER_TIMEOUT_S = 10  # um navegador manda o cabeçalho de uma vez; o resto é alguém guardando um lugar
 
 
 # --- bloco comum: casa ---
@@ -151,8 +149,30 @@ def explain_bind(error, host, port):
 
 # Protocolos: bytes entram, bytes saem. Nenhum socket daqui até os serviços.
 
+# --- bloco comum: sala ---
+LINE_LIMIT, NICK_LIMIT = 1024, 20  # bytes de uma linha (em UDP, cabe num quadro Ethernet); caracteres de um apelido
+ROOM_HELP = ("* /nick NOME        muda o seu apelido\n* /quem             mostra quem está na sala\n"
+             "* /msg NOME texto   fala só com um\n* /sair             vai embora\n* /ajuda            mostra isto\n")
+
+
 class ProtocolError(ValueError):
     """O outro lado não respeitou o protocolo; a mensagem é a que se envia a ele."""
+
+
+def parse_command(line: str) -> tuple:
+    """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
+    if not line.startswith("/"):
+        return "", line
+    name, _, rest = line[1:].partition(" ")
+    return name.lower(), rest.strip()
+
+
+def valid_nick(nick: str) -> str:
+    """Devolve o apelido, se serve; ProtocolError se não."""
+    if not 1 <= len(nick) <= NICK_LIMIT or not nick.isprintable() or " " in nick or nick.startswith("/"):
+        raise ProtocolError(f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços")
+    return nick
+# --- fim do bloco comum: sala ---
 
 
 class LineBuffer:
@@ -171,23 +191,6 @@ class LineBuffer:
         if max(map(len, (self.pending, *lines))) > LINE_LIMIT:
             raise ProtocolError(f"linha com mais de {LINE_LIMIT} bytes")
         return [line.decode("utf-8", "replace").rstrip("\r") for line in lines]
-
-
-# --- bloco comum: sala ---
-def parse_command(line: str) -> tuple:
-    """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
-    if not line.startswith("/"):
-        return "", line
-    name, _, rest = line[1:].partition(" ")
-    return name.lower(), rest.strip()
-
-
-def valid_nick(nick: str) -> str:
-    """Devolve o apelido, se serve; ProtocolError se não."""
-    if not 1 <= len(nick) <= NICK_LIMIT or not nick.isprintable() or " " in nick or nick.startswith("/"):
-        raise ProtocolError(f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços")
-    return nick
-# --- fim do bloco comum: sala ---
 
 
 HEAD_END = re.compile(rb"\r?\n\r?\n")  # RFC 9112, 2.2: quem recebe pode aceitar LF no lugar de CRLF
@@ -247,8 +250,6 @@ class Echo(Service):
 class Chat(Service):
     """Uma sala: o que um diz, todos leem. Linhas de texto em UTF-8, boas de usar com nc e telnet."""
     shared = True
-    HELP = ("* /nick NOME       muda o seu apelido\n* /quem            diz quem está na sala\n"
-            "* /msg NOME texto  fala só com um\n* /sair            vai embora\n* /ajuda           mostra isto\n")
 
     def __init__(self):
         self.room = {}  # apelido em minúsculas -> cliente
@@ -295,7 +296,7 @@ class Chat(Service):
         """Mostra no terminal do servidor e envia a todos, menos a quem disse."""
         self.tell(text)
         for client in list(self.room.values()):
-            if client is not sender:
+            if client is not sender and not client.closing:  # quem caiu só atrasaria os outros
                 client.send(f"{text}\n".encode())
 
     def obey(self, client, command, text):
@@ -306,15 +307,15 @@ class Chat(Service):
         elif command == "quem":
             client.send(f"* na sala: {', '.join(sorted(other.session[0] for other in self.room.values()))}\n".encode())
         elif command == "msg":
-            to, _, text = text.partition(" ")
-            target = self.room.get(to.casefold(), client)
-            target.send(f"<{nick} em particular> {escape(text)}\n".encode() if target is not client else
-                        f"* erro: não há outro {escape(to)!r} na sala\n".encode())
+            to, _, text = escape(text).partition(" ")
+            target = self.room.get(to.casefold()) if text else None
+            (target or client).send((f"<{nick} para {to}, em particular> {text}\n" if target else
+                                     f"* erro: {to or 'quem?'} não está na sala, ou falta o texto\n").encode())
         elif command == "sair":
             self.leave(client, "* até logo\n")
         elif command:
             unknown = "" if command == "ajuda" else f"* não conheço /{escape(command)}\n"
-            client.send((unknown + self.HELP).encode())
+            client.send((unknown + ROOM_HELP).encode())
         elif text:
             self.announce(f"<{nick}> {escape(text)}", client)
 
@@ -371,24 +372,36 @@ class Http(Service):
 # Motores: como esperar por muitos clientes.
 
 class Client:
-    """Um cliente, como os serviços o veem; cada motor completa com o seu jeito de enviar e de se despedir."""
-    __slots__ = ("sock", "name", "session", "seen", "quiet_since", "deadline", "closing")
+    """Um cliente, como os serviços o veem. Este envia na hora: send() só volta quando o kernel aceitou tudo, e isso
+    freia quem manda mais do que lê. Outros dois, mais abaixo, têm uma caixa de saída."""
+    __slots__ = ("sock", "raw", "name", "session", "seen", "quiet_since", "deadline", "closing")
 
     def __init__(self, sock, name):
-        self.sock, self.name, self.session = sock, name, None
+        self.sock = self.raw = sock  # com TLS, sock é o TLSStream, e raw o socket por baixo dele
+        self.name, self.session = name, None
         self.seen, self.quiet_since, self.deadline = True, 0.0, None  # ver Engine.sweep
         self.closing = False  # já nos despedimos: o que ele ainda enviar é jogado fora
 
-    def say_goodbye(self):
-        """Daqui, o prazo é para ele fechar também: fechar antes dele faria do que ainda está chegando um RST, que
-        apaga no caminho as nossas últimas palavras."""
-        self.closing, self.deadline = True, time.monotonic() + LINGER_S
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def close(self, last=b""):
+        """Despede-se: últimas palavras e FIN. O socket só fecha depois do dele, ou no prazo: antes, o que ele ainda diz
+        teria um RST como resposta, e o RST apaga no caminho o que acabamos de dizer."""
+        self.closing, self.deadline = True, time.monotonic() + LINGER_S  # já: se ele não lê, o prazo solta o send()
+        if last:
+            self.send(last)
+        self.finish()
+
+    def finish(self):
+        with contextlib.suppress(OSError):  # já tinha caído
+            self.sock.shutdown(socket.SHUT_WR)
 
     def drop(self):
         """Desliga já. Quem está num recv() ou send() deste socket acorda, e fecha por onde sempre fecha."""
         self.closing = True
         with contextlib.suppress(OSError):  # ENOTCONN ou EBADF: já tinha caído
-            getattr(self.sock, "raw", self.sock).shutdown(socket.SHUT_RDWR)
+            self.raw.shutdown(socket.SHUT_RDWR)
 
 
 class Engine:
@@ -409,7 +422,7 @@ class Engine:
             print(text + "\n", end="", file=sys.stderr, flush=True)  # num só write(): duas threads não se misturam
 
     def trace(self, on_data, client, data):
-        self.log(f"<- {client.name} {len(data)} B {bytes(data[:60])!r}{'...' if len(data) > 60 else ''}")
+        self.log(f"<- {client.name} {len(data)} B {escape(bytes(data[:60]).decode('utf-8', 'replace'))}")
         on_data(client, data)
 
     def guarded(self, client, call, *args):
@@ -457,7 +470,7 @@ class Engine:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     self.exhausted = True  # até a próxima varredura: insistir já seria girar à toa
                 continue  # os outros (ECONNABORTED): esse desistiu na fila
-            name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            name = f"{host} porta {port}"
             if is_allowed(host, self.args.permitir):
                 self.log(f"+ {name} conectou ({len(self.clients) + 1})")
                 if self.service.shared:  # sem isto o kernel guardaria mais alguns MiB para cada um que não lê
@@ -484,26 +497,16 @@ class Engine:
                 else:
                     self.guarded(client, self.service.on_timeout, "demorou demais" if late else "silêncio demais")
 
+    def forget(self, client, why):
+        client.raw.close()
+        self.clients.discard(client)
+        self.log(f"- {client.name} {why}")
+        if len(self.clients) >= self.args.max_clientes - 1:
+            self.wake()  # abriu-se um lugar
+
     def close(self):
         for sock in (self.listener, self.wake_r, self.wake_w):
             sock.close()
-
-
-class ThreadClient(Client):
-    """Envia na hora: send() só volta quando o kernel aceitou tudo, e isso freia quem manda mais do que lê."""
-    __slots__ = ()
-
-    def send(self, data):
-        self.sock.sendall(data)
-
-    def close(self, last=b""):
-        self.say_goodbye()  # antes do envio: se ele não lê, o prazo nos solta
-        self.sock.sendall(last)
-        self.sock.shutdown(socket.SHUT_WR)
-
-    def finish(self):
-        with contextlib.suppress(OSError):  # já tinha caído
-            self.sock.shutdown(socket.SHUT_WR)
 
 
 class QueuedClient(Client):
@@ -523,28 +526,19 @@ class QueuedClient(Client):
                     self.ready.wait_for(lambda: self.outbox or self.ended)
                     data, self.outbox = self.outbox, bytearray()  # tudo de uma vez: uma linha por vez não dá vazão
                 self.sock.sendall(data)
-            self.sock.shutdown(socket.SHUT_WR)
+        super().finish()
 
     def send(self, data):
-        if not self.closing:
-            with self.ready:
-                self.outbox += data
-                self.ready.notify()
-            if len(self.outbox) > OUTBOX_BYTES:
-                self.drop()
-
-    def close(self, last=b""):
-        self.send(last)
-        if not self.closing:
-            self.say_goodbye()
+        if len(self.outbox) > OUTBOX_BYTES:
+            return self.drop()
         with self.ready:
-            self.ended = True  # a escritora envia o que falta e termina
+            self.outbox += data
             self.ready.notify()
 
     def finish(self):
-        self.close()
-        if self.writer.ident:  # None: nem chegou a nascer
-            self.writer.join()  # acaba sempre: quando a caixa esvazia, ou no prazo da despedida
+        with self.ready:
+            self.ended = True  # a escritora envia o que falta e termina
+            self.ready.notify()
 
 
 class ThreadEngine(Engine):
@@ -568,11 +562,10 @@ class ThreadEngine(Engine):
             client.drop()
         deadline = time.monotonic() + STOP_GRACE_S
         while self.clients and time.monotonic() < deadline:
-            select.select([self.wake_r], [], [], TICK_S / 10)
-            self.hush()
+            time.sleep(STOP_GRACE_S / 100)
 
     def admit(self, sock, name):
-        client = (QueuedClient if self.service.shared else ThreadClient)(sock, name)
+        client = (QueuedClient if self.service.shared else Client)(sock, name)
         self.clients.add(client)
         try:
             if self.service.shared:
@@ -580,18 +573,14 @@ class ThreadEngine(Engine):
             threading.Thread(target=self.converse, args=(client,), daemon=True).start()
         except RuntimeError:  # o sistema não dá mais threads: este se perde, e os próximos esperam na fila
             self.args.max_clientes = max(1, len(self.clients) - 1)
-            self.log(f"! {name} desligado: não há threads para mais de {self.args.max_clientes} clientes")
-            self.clients.discard(client)
-            client.drop()
-            client.finish()
-            sock.close()
+            self.part(client, f"desligado: não há threads para mais de {self.args.max_clientes} clientes")
 
     def converse(self, client):
         """A vida de um cliente, na sua thread."""
-        raw, why = client.sock, "saiu"
+        why = "saiu"
         try:
             if self.args.tls:
-                client.sock = TLSStream(raw, self.args.tls, server_side=True)
+                client.sock = TLSStream(client.raw, self.args.tls, server_side=True)
             self.service.on_connect(client)
             try:
                 self.read_all(client, client.sock.recv, self.service.on_data)
@@ -601,12 +590,14 @@ class ThreadEngine(Engine):
             why = f"caiu: {error.strerror or error}"
         except Exception:  # um erro de programação num serviço acaba com este cliente, não com o servidor
             traceback.print_exc()
-        client.finish()
-        raw.close()
-        self.clients.discard(client)
-        self.log(f"- {client.name} {why}")
-        if self.stopping or len(self.clients) >= self.args.max_clientes - 1:
-            self.wake()  # abriu-se um lugar; ou era o último, e o motor quer acabar
+        self.part(client, why)
+
+    def part(self, client, why):
+        """O fim da conversa: o que ainda lhe devemos segue, e só então o socket fecha."""
+        client.close()
+        if self.service.shared and client.writer.ident:  # None: a escritora nem chegou a nascer
+            client.writer.join()  # acaba sempre: quando a caixa esvazia, ou no prazo da despedida
+        self.forget(client, why)
 
     def read_all(self, client, recv, on_data):
         size = FIRST_CHUNK
@@ -642,18 +633,13 @@ class EpollClient(Client):
                 return
             self.outbox, data = bytearray(), data[sent:]
             self.poller.modify(self.sock, select.EPOLLOUT)  # enquanto não aceitar o que pediu, não se lê mais dele
-        if not self.closing:
-            self.outbox += data
         if len(self.outbox) > OUTBOX_BYTES:
-            self.drop()
+            return self.drop()
+        self.outbox += data
 
-    def close(self, last=b""):
-        self.send(last)
-        self.say_goodbye()
-        if not self.outbox:
-            self.finish()
-
-    finish = ThreadClient.finish
+    def finish(self):
+        if not self.outbox:  # se não, o FIN espera o resto: ver EpollEngine.flush
+            super().finish()
 
 
 class EpollEngine(Engine):
@@ -711,9 +697,6 @@ class EpollEngine(Engine):
         self.accept_waiting()
         if self.sweep_due:
             self.sweep()
-        self.listen_if_room()
-
-    def listen_if_room(self):
         if self.listening != self.has_room():
             self.listening = not self.listening
             self.poller.modify(self.listener, select.EPOLLIN if self.listening else 0)
@@ -733,8 +716,6 @@ class EpollEngine(Engine):
         if client.outbox:
             return
         client.outbox = b""
-        if client.eof:
-            return self.hang_up(client, "saiu")
         self.poller.modify(client.sock, select.EPOLLIN)
         if client.closing:
             client.finish()
@@ -747,17 +728,14 @@ class EpollEngine(Engine):
         if not client.outbox:
             self.poller.unregister(client.sock)
             del self.by_fd[client.sock.fileno()]
-            self.clients.discard(client)
-            client.sock.close()
-            self.log(f"- {client.name} {why}")
-            self.listen_if_room()
+            self.forget(client, why)
 
 
 # Em volta: TLS, endereços, descritores, linha de comando.
 
 # --- bloco comum: tls ---
 class TLSStream:
-    """Uma conexão TLS com recv(), sendall(), shutdown() e close(), para duas threads: uma lê enquanto a outra escreve.
+    """Uma conexão TLS com recv(), sendall() e shutdown(), para duas threads: uma lê enquanto a outra escreve.
 
     O OpenSSL quer uma thread por vez em cada sessão. Por isso ele não toca no socket: cifra e decifra em memória, sob
     uma trava, e toda espera pela rede é fora dela. (É E/S num bloco comum, contra o costume da casa: melhor do que um
@@ -822,9 +800,6 @@ class TLSStream:
         with self.lock, contextlib.suppress(ssl.SSLError):  # WANT_READ: o dele ainda não veio, mas o nosso já vai
             self.tls.unwrap()
         self.sendall(b"")
-
-    def close(self):
-        self.raw.close()
 # --- fim do bloco comum: tls ---
 
 class Console:
@@ -849,8 +824,7 @@ class Console:
             self.on_broken()
 
     def close(self):
-        with contextlib.suppress(queue.Full):
-            self.lines.put_nowait(None)
+        self.write(None)
         self.thread.join(STOP_GRACE_S / 3)  # as últimas linhas, se alguém as lê
 
 
@@ -876,14 +850,12 @@ def inherited_listener():
     """O socket que o systemd já abriu (sd_listen_fds(3): LISTEN_PID, LISTEN_FDS, descritor 3), ou None."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS", "0") == "0":
         return None
-    try:
+    with contextlib.suppress(OSError):  # o descritor 3 não existe, ou não é um socket: a frase é a mesma
         sock = socket.socket(fileno=os.dup(3))
         listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if listening and sock.family in (socket.AF_INET, socket.AF_INET6):
             return sock
         sock.close()
-    except OSError:
-        pass  # o descritor 3 não existe, ou não é um socket: a frase é a mesma
     raise Failure("LISTEN_FDS promete um socket TCP à escuta no descritor 3, e não é o que há lá. "
                   "Na unidade .socket do systemd: ListenStream=5050")
 
@@ -926,9 +898,9 @@ def tls_context(args):
     if not files:
         return None
     if not args.certificado:
-        raise Failure("--chave e --ca-clientes só valem junto de --certificado")
+        build_parser().error("--chave e --ca-clientes só valem junto de --certificado")
     if args.motor == "epoll":
-        raise Failure("TLS só com --motor threads: no epoll, o aperto de mão de um cliente pararia os outros")
+        build_parser().error("TLS só com --motor threads: no epoll, o aperto de mão de um cliente pararia os outros")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
@@ -961,13 +933,13 @@ def build_parser():
     parser.add_argument("--max-clientes", type=number(int, 1, 10**6, "um número"), default=10**6, metavar="N",
                         help="os que passam disso esperam na fila (padrão: o que os descritores permitem)")
     parser.add_argument("--ocioso", type=number(float, 0, 10**6, "segundos"), default=0, metavar="S",
-                        help="desliga quem passa S segundos calado (padrão: 0, nunca)")
+                        help="desliga quem passa S segundos calado; 0: nunca (padrão: 0)")
     parser.add_argument("--permitir", type=network, action="append", metavar="REDE",
                         help="só atende esta rede, como 192.168.1.0/24; pode repetir")
     parser.add_argument("--certificado", metavar="ARQUIVO", help="liga o TLS, com este certificado (PEM)")
     parser.add_argument("--chave", metavar="ARQUIVO", help="a chave dele, se não está no mesmo arquivo")
     parser.add_argument("--ca-clientes", metavar="ARQUIVO", help="exige dos clientes um certificado desta autoridade")
-    parser.add_argument("--verbose", action="store_true", help="conta em stderr cada conexão e o que chega por ela")
+    parser.add_argument("--verbose", action="store_true", help="mostra em stderr cada conexão e o que chega por ela")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser
 
@@ -994,8 +966,8 @@ def serve(args):
     engine = {"threads": ThreadEngine, "epoll": EpollEngine}[args.motor](listener, service, args)
     console = Console(engine.stop)
     service.tell = console.write if sys.stdout else lambda text: None  # None: nasceu sem saída (`>&-`)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, engine.stop)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, engine.stop)
     try:
         announce(listener, args)
         engine.run()

@@ -42,6 +42,22 @@ import sys
 import time
 import types
 
+QUEUE_BYTES = 4 << 20  # bytes que se pedem para a fila do kernel: o que chega com ela cheia se perde sem aviso
+WAKE_S = 1  # no Windows o Ctrl+C só é visto entre duas esperas; e de quanto em quanto a sala confere silêncios
+BATCH = 256  # datagramas lidos por vez antes de conferir os prazos: uma inundação não para o relógio
+ANY_HOST = ("0.0.0.0", "::")  # "todos os endereços desta máquina"
+FIRST_USER_PORT = 1024  # abaixo dela moram DNS, NTP, echo, chargen: ninguém digita de lá, e quem responde faz laço
+MAX_SOURCES = 4096  # remetentes lembrados; o mais antigo dá lugar
+QUOTA = 1000  # datagramas por cota: só de cota em cota um remetente é conferido, e o caminho quente fica curto
+ECHO_RATE = 1000  # datagramas por segundo de um remetente: mais que um exercício precisa, menos que um ataque quer
+LOOPBACK_RATE = 100000  # de 127.0.0.1 e ::1, que ninguém forja de fora: um programa ligeiro, nunca uma inundação
+CHAT_RATE = 20  # na sala cada datagrama vai a todos; ninguém digita 20 linhas por segundo
+LOOP_COPIES = 5000  # datagramas em que toda amostra foi igual: são dois servidores num laço, e um dos dois cala
+COOKIE_PERIOD_S = 60  # um código vale no seu minuto e no seguinte; o servidor não guarda nenhum
+MAX_MEMBERS = 64  # quem manda um datagrama à sala faz sair um por membro
+IDLE_S = 120  # sem conexão, só o silêncio diz que alguém se foi
+MAX_DELAYED, MAX_DELAYED_BYTES = 8192, 8 << 20  # datagramas e bytes que --atraso segura: o resto se perde
+
 
 # --- bloco comum: casa ---
 VERSION = "1.0"
@@ -140,30 +156,7 @@ def socket_address(host, port):
 # --- fim do bloco comum: udp ---
 
 
-RECEIVE_QUEUE = 4 << 20  # bytes que se pedem para a fila do kernel: o que chega com ela cheia se perde sem aviso
-WAKE_S = 1  # no Windows o Ctrl+C só é visto entre duas esperas; e de quanto em quanto a sala confere silêncios
-BATCH = 256  # datagramas lidos por vez antes de conferir os prazos: uma inundação não para o relógio
-ANY_HOST = ("0.0.0.0", "::")  # "todos os endereços desta máquina"
-FIRST_USER_PORT = 1024  # abaixo dela moram DNS, NTP, echo, chargen: ninguém digita de lá, e quem responde faz laço
-MAX_SOURCES = 4096  # remetentes lembrados; o mais antigo dá lugar
-QUOTA = 1000  # datagramas por cota: só de cota em cota um remetente é conferido, e o caminho quente fica curto
-ECHO_RATE = 1000  # datagramas por segundo de um remetente: mais que um exercício precisa, menos que um ataque quer
-LOOPBACK_RATE = 100000  # de 127.0.0.1 e ::1, que ninguém forja de fora: um programa ligeiro, nunca uma inundação
-CHAT_RATE = 20  # na sala cada datagrama vai a todos; ninguém digita 20 linhas por segundo
-LOOP_COPIES = 5000  # datagramas em que toda amostra foi igual: são dois servidores num laço, e um dos dois cala
-COOKIE_PERIOD_S = 60  # um código vale no seu minuto e no seguinte; o servidor não guarda nenhum
-MAX_MEMBERS = 64  # quem manda um datagrama à sala faz sair um por membro
-SILENCE_S = 120  # sem conexão, só o silêncio diz que alguém se foi
-LINE_LIMIT = 1024  # bytes de uma linha na sala: cabe num quadro Ethernet, sem fragmentar
-NICK_LIMIT = 20  # caracteres
-MAX_DELAYED, MAX_DELAYED_BYTES = 8192, 8 << 20  # datagramas e bytes que --atraso segura: o resto se perde
-
-
 # Protocolo: bytes entram, bytes saem.
-
-class ProtocolError(ValueError):
-    """O outro lado não respeitou o protocolo; a mensagem é a que se envia a ele."""
-
 
 def cookie(key: bytes, host: str, port: int, period: int) -> str:
     """O código de um endereço num minuto: só o dono do endereço o recebe, só quem tem a chave o calcula.
@@ -181,6 +174,15 @@ def fitting(texts, room: int) -> bytes:
 
 
 # --- bloco comum: sala ---
+LINE_LIMIT, NICK_LIMIT = 1024, 20  # bytes de uma linha (em UDP, cabe num quadro Ethernet); caracteres de um apelido
+ROOM_HELP = ("* /nick NOME        muda o seu apelido\n* /quem             mostra quem está na sala\n"
+             "* /msg NOME texto   fala só com um\n* /sair             vai embora\n* /ajuda            mostra isto\n")
+
+
+class ProtocolError(ValueError):
+    """O outro lado não respeitou o protocolo; a mensagem é a que se envia a ele."""
+
+
 def parse_command(line: str) -> tuple:
     """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
     if not line.startswith("/"):
@@ -312,14 +314,10 @@ class BadNetwork:
 
 class Room:
     """Uma sala sem conexões: membro é o endereço que provou receber o que se manda a ele, até se calar por um tempo.
+    A linha volta também a quem a disse: sem conexão, só isto lhe mostra que ela chegou."""
 
-    A linha volta também a quem a disse: sem conexão, só isto lhe mostra que ela chegou.
-    """
-    HELP = ("/nick NOME      muda o seu apelido\n/quem           mostra quem está na sala\n"
-            "/msg NOME texto fala só com um\n/sair           vai embora\n/ajuda          mostra isto")
-
-    def __init__(self, send, silence_s):
-        self.send, self.silence_s, self.key = send, silence_s, secrets.token_bytes(32)
+    def __init__(self, send, idle_s):
+        self.send, self.idle_s, self.key = send, idle_s, secrets.token_bytes(32)
         self.members = {}  # endereço -> nick (apelido) e seen (quando falou por último)
 
     def receive(self, data, source):
@@ -390,7 +388,7 @@ class Room:
             self.leave(source, "* até logo")
         elif command and command != "entrar":
             known = "" if command == "ajuda" else f"* não conheço /{escape(command)}\n"
-            self.tell(source, known + self.HELP)
+            self.send((known + ROOM_HELP).encode(), source)
 
     def find(self, nick):
         """O endereço de quem tem o apelido (sem distinguir maiúsculas), ou None."""
@@ -414,9 +412,9 @@ class Room:
 
     def tick(self):
         """Despede quem está calado há muito tempo; devolve os segundos até a próxima conferência."""
-        for source in [s for s, m in self.members.items() if time.monotonic() - m.seen > self.silence_s]:
-            self.leave(source, f"* {self.silence_s:g} s de silêncio: você saiu da sala; para voltar, /entrar")
-        return min(WAKE_S, self.silence_s)
+        for source in [s for s, m in self.members.items() if time.monotonic() - m.seen > self.idle_s]:
+            self.leave(source, f"* {self.idle_s:g} s de silêncio: você saiu da sala; para voltar, /entrar")
+        return min(WAKE_S, self.idle_s)
 
 
 # O servidor.
@@ -505,7 +503,7 @@ def open_socket(host, port):
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             with contextlib.suppress(OSError):  # ENOBUFS onde o sistema recusa em vez de dar o que pode
-                sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_QUEUE)
+                sock.setsockopt(socket.SOL_SOCKET, option, QUEUE_BYTES)
         sock.bind(address)
         sock.setblocking(False)
     except OSError as error:
@@ -515,10 +513,10 @@ def open_socket(host, port):
 
 
 def traced(arrow, function):
-    """A mesma função, que antes conta em stderr o que passa por ela (--verbose)."""
+    """A mesma função, que antes mostra em stderr o que passa por ela (--verbose)."""
     def call(data, source):
-        text = escape(bytes(data[:60]).decode("utf-8", "replace")) + ("..." if len(data) > 60 else "")
-        print(f"{arrow} {source[0]} porta {source[1]}: {len(data)} B {text}", file=sys.stderr, flush=True)
+        text = escape(bytes(data[:60]).decode("utf-8", "replace"))
+        print(f"{arrow} {source[0]} porta {source[1]} {len(data)} B {text}", file=sys.stderr, flush=True)
         function(data, source)
     return call
 
@@ -532,7 +530,7 @@ def build_server(sock, args):
         network = BadNetwork(send, args, server.guard)
         send = network.send
         server.ticks.append(network.tick)
-    room = Room(send, args.silencio) if args.modo == "chat" else None
+    room = Room(send, args.ocioso or math.inf) if args.modo == "chat" else None
     if room:
         server.ticks.append(room.tick)
     if room or send != server.send:
@@ -580,14 +578,14 @@ def build_parser():
                              f"{ECHO_RATE}, ou {LOOPBACK_RATE} desta máquina; {CHAT_RATE} no chat)")
     parser.add_argument("--maximo", type=number(int, 1, 65527, "bytes"), default=65527, metavar="B",
                         help="recusa datagramas maiores que B bytes (padrão: %(default)s, todos)")
-    parser.add_argument("--silencio", type=number(float, 0.1, 86400, "segundos"), default=SILENCE_S, metavar="S",
-                        help="no chat, quem se cala por S segundos sai (padrão: %(default)s)")
+    parser.add_argument("--ocioso", type=number(float, 0, 10**6, "segundos"), default=IDLE_S, metavar="S",
+                        help="no chat, desliga quem passa S segundos calado; 0: nunca (padrão: %(default)s)")
     parser.add_argument("--perda", type=percent, default=0, metavar="P", help="perde P%% das respostas")
     parser.add_argument("--duplica", type=percent, default=0, metavar="P", help="dobra P%% delas (só a esta máquina)")
     parser.add_argument("--atraso", type=number(float, 0, 10000, "milissegundos"), default=0, metavar="MS",
                         help="segura cada resposta MS milissegundos, metade a mais ou a menos")
     parser.add_argument("--semente", type=number(int, 0, 2**32, "um número"), metavar="N", help="repete o mesmo azar")
-    parser.add_argument("--verbose", action="store_true", help="conta em stderr cada datagrama")
+    parser.add_argument("--verbose", action="store_true", help="mostra em stderr cada datagrama")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser
 
