@@ -37,7 +37,6 @@ import html
 import ipaddress
 import itertools
 import os
-import queue
 import re
 import select
 import signal
@@ -59,7 +58,7 @@ FD_RESERVE = 16  # descritores que não são de clientes: terminal, escuta, epol
 HANDSHAKE_TIMEOUT_S = 5  # um cliente TLS mudo não pode guardar um lugar
 LINGER_S = 5  # depois da despedida, quanto se espera o outro fechar; fechar antes dele perderia a despedida (RST)
 OUTBOX_BYTES = 256 * 1024  # o que um cliente pode deixar de ler antes de ser desligado
-CONSOLE_LINES = 1000  # linhas à espera de um terminal parado (Ctrl+S); as que passam disso se perdem
+CONSOLE_BYTES = 1 << 20  # texto à espera de um terminal parado (Ctrl+S); as linhas que passam disso se perdem
 LINE_TIMEOUT_S = 30  # uma linha começada tem de acabar: um byte por segundo não guarda um lugar para sempre
 HEADER_LIMIT = 16 * 1024  # bytes do cabeçalho HTTP, como nos servidores de verdade
 HEADER_TIMEOUT_S = 10  # um navegador manda o cabeçalho de uma vez; o resto é alguém guardando um lugar
@@ -803,28 +802,36 @@ class TLSStream:
 # --- fim do bloco comum: tls ---
 
 class Console:
-    """O terminal do servidor: uma fila, e uma thread que escreve. Um terminal parado (Ctrl+S) não pode parar a sala."""
+    """O terminal do servidor: uma caixa e uma thread que escreve. Um terminal parado (Ctrl+S) não pode parar a sala."""
 
     def __init__(self, on_broken):
-        self.lines, self.on_broken, self.broken = queue.Queue(CONSOLE_LINES), on_broken, False
+        self.outbox, self.ready, self.ended = bytearray(), threading.Condition(), False
+        self.on_broken, self.broken = on_broken, False
         self.thread = threading.Thread(target=self.write_all, daemon=True)
         self.thread.start()
 
     def write(self, text):
-        with contextlib.suppress(queue.Full):  # ninguém lê há CONSOLE_LINES linhas: esta se perde
-            self.lines.put_nowait(text)
+        with self.ready:
+            if len(self.outbox) < CONSOLE_BYTES:  # acima disso ninguém lê, e esta linha se perde
+                self.outbox += (text + "\n").encode(sys.stdout.encoding, "replace")
+                self.ready.notify()
 
     def write_all(self):
         try:
-            for text in iter(self.lines.get, None):
-                # Direto no descritor: parada dentro do print(), esta thread prenderia o fim do programa.
-                os.write(sys.stdout.fileno(), (text + "\n").encode(sys.stdout.encoding, "replace"))
+            while not self.ended or self.outbox:
+                with self.ready:
+                    self.ready.wait_for(lambda: self.outbox or self.ended)
+                    data, self.outbox = self.outbox, bytearray()  # tudo de uma vez: uma linha por vez não dá vazão
+                while data:  # direto no descritor: parada dentro do print(), esta thread prenderia o fim do programa
+                    del data[:os.write(sys.stdout.fileno(), data)]
         except OSError:  # `| head -1` já leu o que queria: é hora de parar
             self.broken = True
             self.on_broken()
 
     def close(self):
-        self.write(None)
+        with self.ready:
+            self.ended = True
+            self.ready.notify()
         self.thread.join(STOP_GRACE_S / 3)  # as últimas linhas, se alguém as lê
 
 
