@@ -52,7 +52,7 @@ QUOTA = 1000  # datagramas por cota: só de cota em cota um remetente é conferi
 ECHO_RATE = 1000  # datagramas por segundo de um remetente: mais que um exercício precisa, menos que um ataque quer
 LOOPBACK_RATE = 100000  # de 127.0.0.1 e ::1, que ninguém forja de fora: um programa ligeiro, nunca uma inundação
 CHAT_RATE = 20  # na sala cada datagrama vai a todos; ninguém digita 20 linhas por segundo
-LOOP_COPIES = 5000  # datagramas em que toda amostra foi igual: são dois servidores num laço, e um dos dois cala
+LOOP_COPIES, SAMPLES = 5000, 64  # depois de tantos datagramas, rever uma das últimas amostras é sinal de laço
 COOKIE_PERIOD_S = 60  # um código vale no seu minuto e no seguinte; o servidor não guarda nenhum
 MAX_MEMBERS = 64  # quem manda um datagrama à sala faz sair um por membro
 IDLE_S = 120  # sem conexão, só o silêncio diz que alguém se foi
@@ -216,27 +216,27 @@ class Guard:
     def __init__(self, own, rate):
         self.own, self.rate = own, rate
         self.tokens = {}  # remetente -> fichas que restam
-        self.quotas = {}  # remetente -> (quando pode ter outra cota, amostra, datagramas desde que ela se repete)
+        self.quotas = {}  # remetente -> (quando pode ter outra cota, últimas amostras, datagramas desde o laço)
         self.sources, self.dropped = 0, collections.Counter()
 
     def admit(self, source, data):
         """Dá a `source`, que está sem fichas, uma cota nova (e gasta a primeira), ou descarta o datagrama."""
         now = time.monotonic()
-        due, sample, copies = self.quotas.get(source, (0.0, None, 0))
+        due, samples, count = self.quotas.get(source, (0.0, (), 0))
         if now < due:
             return self.drop("acima da taxa", source)
         if source[1] < FIRST_USER_PORT:
             return self.drop("porta de origem abaixo de 1024", source)
         if self.is_own(source):
             return self.drop("origem é o próprio servidor", source)
-        repeated = hash(bytes(data)) == sample
-        looping = repeated and copies >= LOOP_COPIES
-        self.grant(source, now, hash(bytes(data)), copies if repeated and not looping else 0)
-        if looping:  # um laço morre com esta perda só; um cliente que se repete perde um em cinco mil
+        sample = hash(bytes(data))
+        looping = sample in samples and count >= LOOP_COPIES
+        self.grant(source, now, (*samples, sample)[-SAMPLES:], 0 if looping else count)
+        if looping:  # cada perda tira um datagrama do laço; um cliente que se repete perde um em cinco mil
             return self.drop("laço com outro servidor de eco", source)
         return True
 
-    def grant(self, source, now, sample, copies):
+    def grant(self, source, now, samples, count):
         rate = self.rate or (LOOPBACK_RATE if is_loopback(source[0]) else ECHO_RATE)
         most = int(min(QUOTA, rate))
         quota = random.randint((most + 1) // 2, most)  # sorteada: um laço de vários datagramas não acerta o passo dela
@@ -245,7 +245,7 @@ class Guard:
             if len(self.quotas) >= MAX_SOURCES:
                 oldest = next(iter(self.quotas))
                 del self.quotas[oldest], self.tokens[oldest]
-        self.quotas[source] = now + quota / rate, sample, copies + quota
+        self.quotas[source] = now + quota / rate, samples, count + quota
         self.tokens[source] = quota - 1
 
     def is_own(self, source):
@@ -487,8 +487,8 @@ class Server:
         """Erros de recepção que não são desta recepção; os outros sobem."""
         if getattr(error, "winerror", None) == 10040:  # WSAEMSGSIZE: o Windows avisa assim o datagrama cortado
             self.guard.drop(f"maior que {self.limit} bytes: chegou cortado", ("?", 0))
-        elif not isinstance(error, ConnectionError):  # 10054 ou ECONNREFUSED: uma resposta anterior não achou ninguém
-            raise error
+        elif not isinstance(error, ConnectionError) and error.errno != errno.ENETRESET:
+            raise error  # os dois são de uma resposta anterior: não achou ninguém (10054), ou o TTL dela acabou (10052)
 
 
 def open_socket(host, port):
