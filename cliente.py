@@ -40,6 +40,7 @@ WAKE_S = 1.0  # uma espera nunca passa disto sem acordar: no Windows, Ctrl+C nã
 RETRY_S = 0.25  # intervalo entre as tentativas de --tentar
 HANDSHAKE_TIMEOUT_S = 10  # um servidor que não fala TLS pode ficar calado, à espera de um fim de linha que não virá
 LAST_WORDS_S = 1.0  # depois que o servidor fecha, quanto se espera para saber se ficou algo por enviar
+PAINT_S = 0.2  # quanto se espera que o prompt acabe de ser pintado, para não escrever por cima dele
 PROGRESS_S = 0.5  # de quanto em quanto tempo a medição se mostra no terminal
 STALL_S = 5.0  # fim da medição: quanto se espera pelas respostas que faltam
 PROMPT = "> "
@@ -343,17 +344,20 @@ class Terminal:
     """Teclado e tela: uma linha sendo digitada, e o que chega aparece acima dela sem rasgá-la."""
 
     def __init__(self):
-        self.typing, self.readline = False, None
+        self.typing, self.unfinished, self.readline = False, "", None
+        self.painted = threading.Event()  # o prompt está inteiro na tela
         sys.stdin.reconfigure(errors="surrogateescape")  # o que se digita segue como veio, seja qual for a codificação
-        with contextlib.suppress(ImportError):  # sem readline (Windows) o console já edita linhas
+        with contextlib.suppress(ImportError, AttributeError):  # sem readline (Windows) o console já edita linhas
             import readline
             import termios
             self.readline, self.termios, self.mode = readline, termios, termios.tcgetattr(0)
+            readline.set_pre_input_hook(self.painted.set)  # nem toda libedit tem: por isso a última
 
     def read_lines(self):
         """Linhas digitadas, em bytes; Ctrl+D termina."""
         while True:
-            self.typing = True
+            self.painted.clear()
+            self.typing, self.unfinished = True, ""
             try:
                 line = input(PROMPT)
             except EOFError:
@@ -367,11 +371,17 @@ class Terminal:
         """Apaga a linha em edição, mostra o que chegou e redesenha a linha como estava."""
         if not self.typing:
             return print(text, end="", flush=True)
+        self.painted.wait(PAINT_S)
         line = PROMPT + (self.readline.get_line_buffer() if self.readline else "")
-        rows = len(line) // (shutil.get_terminal_size().columns or 80)  # há terminais que se dizem com 0 colunas
-        text += "" if text.endswith("\n") else "\n"
+        width = shutil.get_terminal_size().columns or 80  # há terminais que se dizem com 0 colunas
+        rows = len(line) // width + bool(self.unfinished)
+        text = self.unfinished + text  # uma linha que chega aos pedaços se junta de novo
+        self.unfinished = text[text.rfind("\n") + 1:]
+        end = "\n" * bool(self.unfinished)
+        if len(self.unfinished) >= width:
+            self.unfinished = ""
         # Simplificação: o cursor volta ao fim da linha, ainda que estivesse no meio dela.
-        print("\r" + "\x1b[A" * rows + "\x1b[J" + text + line, end="", flush=True)
+        print("\r" + "\x1b[A" * rows + "\x1b[J" + text + end + line, end="", flush=True)
 
     def restore(self):
         """Devolve o terminal como estava: sair com a outra thread dentro do readline o deixaria sem eco."""
@@ -389,23 +399,27 @@ def receive(sock):
             data = sock.recv(CHUNK)
         except ConnectionError as error:
             raise Failure(f"o servidor caiu no meio da conversa ({error.strerror}). Ele ainda está de pé?")
+        except ssl.SSLError as error:  # no TLS 1.3 a recusa de um certificado só chega depois do aperto de mão
+            raise Failure(f"o servidor desfez o TLS ({error.reason}). Ele exige um certificado? --certificado ARQUIVO")
         if not data:
             return
         yield data
 
 
 def converse(sock, chunks, show):
-    """Envia `chunks` por uma thread e mostra o que chega nesta. Devolve o estado de saída."""
-    sender = Sender(sock, chunks)
+    """Envia `chunks` por uma thread e mostra o que chega nesta. Devolve se chegou alguma coisa."""
+    sender, answered = Sender(sock, chunks), False
     sender.start()
     for data in receive(sock):
+        answered = True
         show(data)
     sender.server_left = True
-    sender.join(0 if is_terminal(sys.stdin) else LAST_WORDS_S)
+    sender.join(PAINT_S if is_terminal(sys.stdin) else LAST_WORDS_S)
     if sender.lost:
-        raise Failure(f"o servidor fechou a conexão antes de receber tudo ({sender.lost.strerror})")
+        raise Failure(f"o servidor fechou antes de receber tudo ({sender.lost.strerror}). Ele atende esta máquina?")
     if sender.is_alive():  # ainda à espera do teclado, ou do cano
         print("\n" * is_terminal(sys.stderr) + "o servidor fechou a conexão", file=sys.stderr)
+    return answered
 
 
 def talk(sock, args):
@@ -425,7 +439,9 @@ def talk(sock, args):
         terminal.show(text) if terminal else print(text, end="", flush=True)
 
     try:
-        return converse(sock, itertools.chain(first, chunks), show)
+        answered = converse(sock, itertools.chain(first, chunks), show)
+        if args.mensagem and not answered and not isinstance(sock, TLSStream):
+            print("o servidor não respondeu nada. Ele só fala TLS? Então: --tls --ca ARQUIVO", file=sys.stderr)
     finally:
         if terminal:
             terminal.restore()
@@ -542,14 +558,18 @@ def measure(args):
     with contextlib.closing(Meter(args)) as meter:
         meter.open()
         spent, done = meter.run()
-    histogram = meter.histogram
+    if done:
+        report(args, meter.histogram, spent, done)
+    if meter.dropped or meter.unanswered():
+        raise Failure(f"{meter.dropped} conexões caíram e {meter.unanswered()} ficaram sem resposta")
+
+
+def report(args, histogram, spent, done):
     p50, p99, p999 = (show_time(histogram.percentile(q)) for q in (0.5, 0.99, 0.999))
     print(f"{args.conexoes} conexões, mensagens de {args.tamanho} B, {spent:.1f} s, cada byte conferido")
     print(f"  {done / spent:.0f} idas e voltas por segundo, {done * args.tamanho / spent / 1e6:.1f} MB/s por sentido")
     print(f"  latência: p50 {p50}, p99 {p99}, p99.9 {p999}")
     print(*histogram.draw(min(shutil.get_terminal_size().columns or 80, 80)), sep="\n")
-    if meter.dropped or meter.unanswered():
-        raise Failure(f"{meter.dropped} conexões caíram e {meter.unanswered()} ficaram sem resposta")
 
 
 def raise_fd_limit():
