@@ -956,9 +956,9 @@ def announce(sock, args):
     host, port = sock.getsockname()[:2]
     print(f"escutando em {host} porta {port}", flush=True)
     ip = ipaddress.ip_address(host.partition("%")[0])
-    reach = list(outside_addresses(sock.family)) if ip.is_unspecified else [host]
-    ways = [f"./cliente.py {ip} {port}" for ip in reach]
-    hint = f"só esta máquina chega aqui; para abrir à rede: ./servidor.py :: {port}" if ip.is_loopback else \
+    ways = [f"./cliente.py {way} {port}" for way in (outside_addresses(sock.family) if ip.is_unspecified else [host])]
+    mode = f" --modo {args.modo}" * (args.modo != "eco")
+    hint = f"só esta máquina chega aqui; para abrir à rede: ./servidor.py :: {port}{mode}" if ip.is_loopback else \
         "de outra máquina: " + ("\n              ou: ".join(ways) or "veja o endereço desta com ip addr")
     print(f"modo {args.modo}, motor {args.motor}\n{hint}", file=sys.stderr, flush=True)
 
