@@ -299,6 +299,13 @@ def start_tls(sock, args):
                       "O servidor foi iniciado com --certificado?")
 
 
+def describe(sock, stream):
+    """--verbose: as duas pontas da conexão e, com TLS, a versão e a cifra que os dois lados combinaram."""
+    (here, port), (there, far_port) = sock.getsockname()[:2], sock.getpeername()[:2]
+    tls = f", {stream.tls.version()}, {stream.tls.cipher()[0]}" if stream is not sock else ""
+    return f"conectado a {there} porta {far_port}, de {here} porta {port}{tls}"
+
+
 # Conversar.
 
 class Sender(threading.Thread):
@@ -601,6 +608,7 @@ def build_parser():
                         help="se ninguém escuta, insiste por S segundos (padrão: 0)")
     parser.add_argument("--espera", type=number(float, 0.1, 3600, "segundos"), default=10, metavar="S",
                         help="quanto esperar que a conexão se complete (padrão: %(default)s)")
+    parser.add_argument("--verbose", action="store_true", help="mostra em stderr as duas pontas da conexão")
     tls = parser.add_argument_group("TLS")
     tls.add_argument("--tls", action="store_true", help="cifra a conversa e confere o certificado do servidor")
     tls.add_argument("--ca", metavar="ARQUIVO", help="confia nesta autoridade, ou neste certificado")
@@ -626,7 +634,10 @@ def start(args):
         return measure(args)
     with connect(args) as sock:
         secure = args.tls or args.ca or args.sem_verificar or args.certificado
-        return talk(start_tls(sock, args) if secure else sock, args)
+        stream = start_tls(sock, args) if secure else sock
+        if args.verbose:
+            print(describe(sock, stream), file=sys.stderr, flush=True)
+        return talk(stream, args)
 
 
 def main(argv=None):

@@ -1258,6 +1258,15 @@ class TestTLS(ScriptTestCase):
         result = self.client(self.serve(), "--tls", "--ca", self.cert, input=data, status=0)
         self.assertEqual(hashlib.sha256(result.out).digest(), hashlib.sha256(data).digest())
 
+    def test_verbose_tells_both_ends(self):
+        server = self.serve()
+        result = self.client(server, "--ca", self.cert, "--mensagem", "oi", "--verbose", status=0)
+        self.assertRegex(result.err, rf"\Aconectado a 127\.0\.0\.1 porta {server.port}, de 127\.0\.0\.1 porta \d+, "
+                                     r"TLSv1\.\d, \S+\n\Z")
+        plain = self.spawn("servidor.py", "127.0.0.1", 0)
+        result = self.client(plain, "--mensagem", "oi", "--verbose", status=0)
+        self.assertRegex(result.err, rf"\Aconectado a 127\.0\.0\.1 porta {plain.port}, de 127\.0\.0\.1 porta \d+\n\Z")
+
     def test_chat_over_tls(self):
         """A sala fala enquanto o cliente está calado: quem espera num recv() do TLS não prende quem escreve."""
         server = self.serve("--modo", "chat")
@@ -4683,7 +4692,7 @@ class TestCasa(unittest.TestCase):
 
     # O teto é de 600 linhas. Passam dele servidor.py (três serviços, dois motores e TLS), os clientes (por um dedo), o
     # par cru (um protocolo inteiro) e led_gpio.py (dois caminhos até o pino): menores, só perdendo o que fazem.
-    LIMITS = {"servidor.py": 995, "cliente.py": 640, "raw_server.py": 850, "raw_client.py": 925, "led_gpio.py": 750,
+    LIMITS = {"servidor.py": 995, "cliente.py": 650, "raw_server.py": 850, "raw_client.py": 925, "led_gpio.py": 750,
               "cliente_udp.py": 610}
     FENCE = re.compile(r"^# --- bloco comum: (.+?) ---$(.*?)^# --- fim do bloco comum: \1 ---$", re.M | re.S)
 
