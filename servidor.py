@@ -508,36 +508,55 @@ class Engine:
             sock.close()
 
 
+class Outbox(threading.Thread):
+    """Uma caixa de saída e a thread que a esvazia: só ela espera por quem não lê; quem põe ali segue adiante."""
+
+    def __init__(self, write, limit, on_end):
+        super().__init__(daemon=True)
+        self.write, self.limit, self.on_end = write, limit, on_end
+        self.box, self.ready, self.ended, self.broken = bytearray(), threading.Condition(), False, False
+
+    def put(self, data):
+        """Guarda os dados, que a thread escreverá; se a caixa já passou do limite, não os guarda e devolve False."""
+        with self.ready:
+            if len(self.box) > self.limit:
+                return False
+            self.box += data
+            self.ready.notify()
+        return True
+
+    def end(self):
+        """Não virá mais nada: a thread escreve o que falta e termina."""
+        with self.ready:
+            self.ended = True
+            self.ready.notify()
+
+    def run(self):
+        try:
+            while not self.ended or self.box:
+                with self.ready:
+                    self.ready.wait_for(lambda: self.box or self.ended)
+                    data, self.box = self.box, bytearray()  # tudo de uma vez: uma linha por vez não dá vazão
+                self.write(data)
+        except OSError:
+            self.broken = True
+        self.on_end()
+
+
 class QueuedClient(Client):
-    """Para serviços em que um escreve a outro: cada cliente tem sua caixa de saída e sua thread escritora, e só ela
-    espera por ele. Quem enche a própria caixa é desligado."""
-    __slots__ = ("outbox", "ready", "ended", "writer")
+    """Para serviços em que um escreve a outro. Quem não lê enche a própria caixa de saída, e então é desligado."""
+    __slots__ = ("outbox",)
 
     def __init__(self, sock, name):
         super().__init__(sock, name)
-        self.outbox, self.ready, self.ended = bytearray(), threading.Condition(), False
-        self.writer = threading.Thread(target=self.write_all, daemon=True)
-
-    def write_all(self):
-        with contextlib.suppress(OSError):  # caiu: a thread leitora também percebe, e é ela que fecha
-            while not self.ended or self.outbox:
-                with self.ready:
-                    self.ready.wait_for(lambda: self.outbox or self.ended)
-                    data, self.outbox = self.outbox, bytearray()  # tudo de uma vez: uma linha por vez não dá vazão
-                self.sock.sendall(data)
-        super().finish()
+        self.outbox = Outbox(lambda data: self.sock.sendall(data), OUTBOX_BYTES, super().finish)
 
     def send(self, data):
-        if len(self.outbox) > OUTBOX_BYTES:
-            return self.drop()
-        with self.ready:
-            self.outbox += data
-            self.ready.notify()
+        if not self.outbox.put(data):
+            self.drop()
 
     def finish(self):
-        with self.ready:
-            self.ended = True  # a escritora envia o que falta e termina
-            self.ready.notify()
+        self.outbox.end()
 
 
 class ThreadEngine(Engine):
@@ -568,7 +587,7 @@ class ThreadEngine(Engine):
         self.clients.add(client)
         try:
             if self.service.shared:
-                client.writer.start()
+                client.outbox.start()
             threading.Thread(target=self.converse, args=(client,), daemon=True).start()
         except RuntimeError:  # o sistema não dá mais threads: este se perde, e os próximos esperam na fila
             self.args.max_clientes = max(1, len(self.clients) - 1)
@@ -594,8 +613,8 @@ class ThreadEngine(Engine):
     def part(self, client, why):
         """O fim da conversa: o que ainda lhe devemos segue, e só então o socket fecha."""
         client.close()
-        if self.service.shared and client.writer.ident:  # None: a escritora nem chegou a nascer
-            client.writer.join()  # acaba sempre: quando a caixa esvazia, ou no prazo da despedida
+        if self.service.shared and client.outbox.ident:  # None: a thread nem chegou a nascer
+            client.outbox.join()  # acaba sempre: quando a caixa esvazia, ou no prazo da despedida
         self.forget(client, why)
 
     def read_all(self, client, recv, on_data):
@@ -801,38 +820,20 @@ class TLSStream:
         self.sendall(b"")
 # --- fim do bloco comum: tls ---
 
-class Console:
-    """O terminal do servidor: uma caixa e uma thread que escreve. Um terminal parado (Ctrl+S) não pode parar a sala."""
+class Console(Outbox):
+    """O terminal do servidor: parado (Ctrl+S), não para a sala; o que passa do limite se perde."""
 
-    def __init__(self, on_broken):
-        self.outbox, self.ready, self.ended = bytearray(), threading.Condition(), False
-        self.on_broken, self.broken = on_broken, False
-        self.thread = threading.Thread(target=self.write_all, daemon=True)
-        self.thread.start()
+    def __init__(self, on_end):
+        super().__init__(self.write_all, CONSOLE_BYTES, on_end)
+        self.start()
 
-    def write(self, text):
-        with self.ready:
-            if len(self.outbox) < CONSOLE_BYTES:  # acima disso ninguém lê, e esta linha se perde
-                self.outbox += (text + "\n").encode(sys.stdout.encoding, "replace")
-                self.ready.notify()
+    def tell(self, text):
+        self.put((text + "\n").encode(sys.stdout.encoding, "replace"))
 
-    def write_all(self):
-        try:
-            while not self.ended or self.outbox:
-                with self.ready:
-                    self.ready.wait_for(lambda: self.outbox or self.ended)
-                    data, self.outbox = self.outbox, bytearray()  # tudo de uma vez: uma linha por vez não dá vazão
-                while data:  # direto no descritor: parada dentro do print(), esta thread prenderia o fim do programa
-                    del data[:os.write(sys.stdout.fileno(), data)]
-        except OSError:  # `| head -1` já leu o que queria: é hora de parar
-            self.broken = True
-            self.on_broken()
-
-    def close(self):
-        with self.ready:
-            self.ended = True
-            self.ready.notify()
-        self.thread.join(STOP_GRACE_S / 3)  # as últimas linhas, se alguém as lê
+    @staticmethod
+    def write_all(data):
+        while data:  # direto no descritor: parada dentro do print(), esta thread prenderia o fim do programa
+            del data[:os.write(sys.stdout.fileno(), data)]
 
 
 def is_allowed(host, networks):
@@ -971,8 +972,8 @@ def serve(args):
     listener = inherited_listener() or open_listener(args.endereco, args.porta)
     service = {"eco": Echo, "chat": Chat, "http": Http}[args.modo]()
     engine = {"threads": ThreadEngine, "epoll": EpollEngine}[args.motor](listener, service, args)
-    console = Console(engine.stop)
-    service.tell = console.write if sys.stdout else lambda text: None  # None: nasceu sem saída (`>&-`)
+    console = Console(engine.stop)  # `| head -1` já leu o que queria: é hora de parar
+    service.tell = console.tell if sys.stdout else lambda text: None  # None: nasceu sem saída (`>&-`)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, engine.stop)
     try:
@@ -980,7 +981,8 @@ def serve(args):
         engine.run()
     finally:
         engine.close()
-        console.close()
+        console.end()
+        console.join(STOP_GRACE_S / 3)  # as últimas linhas, se alguém as lê
     return int(console.broken)
 
 
