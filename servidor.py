@@ -39,6 +39,7 @@ import itertools
 import os
 import re
 import select
+import shlex
 import signal
 import socket
 import ssl
@@ -958,8 +959,8 @@ def announce(sock, args):
     print(f"escutando em {host} porta {port}", flush=True)
     ip = ipaddress.ip_address(host.partition("%")[0])
     ways = [f"./cliente.py {way} {port}" for way in (outside_addresses(sock.family) if ip.is_unspecified else [host])]
-    mode = f" --modo {args.modo}" * (args.modo != "eco")
-    hint = f"só esta máquina chega aqui; para abrir à rede: ./servidor.py :: {port}{mode}" if ip.is_loopback else \
+    options = "".join(" " + shlex.quote(word) for word in sys.argv[1:] if word not in (args.endereco, str(args.porta)))
+    hint = f"só esta máquina chega aqui; para abrir à rede: ./servidor.py :: {port}{options}" if ip.is_loopback else \
         "de outra máquina: " + ("\n              ou: ".join(ways) or "veja o endereço desta com ip addr")
     print(f"modo {args.modo}, motor {args.motor}\n{hint}", file=sys.stderr, flush=True)
 

@@ -583,8 +583,8 @@ class ServerTests:
 
     def test_tells_how_to_reach_it(self):
         """A linha que se copia para o cliente: 0.0.0.0 não é um endereço a que se possa ir."""
-        self.serve().expect_error(r"só esta máquina chega aqui.*\./servidor\.py :: \d+$")
-        self.serve("--modo", "chat").expect_error(r"\./servidor\.py :: \d+ --modo chat$")
+        self.serve().expect_error(r"só esta máquina chega aqui.*\./servidor\.py :: \d+ --motor \w+$")
+        self.serve("--modo", "chat").expect_error(r"\./servidor\.py :: \d+.* --modo chat( |$)")
         server = self.serve(host="0.0.0.0")
         self.assertNotIn("0.0.0.0", server.expect_error("de outra máquina: .*")[0])
         self.assertNotIn("./cliente.py 0.0.0.0", server.errors())
