@@ -128,7 +128,7 @@ MAX_PAYLOAD = {socket.AF_INET: 65507, socket.AF_INET6: 65527}  # 65535 - 8 do UD
 ENTER = b"/entrar"  # o que manda à sala quem ainda não entrou nela
 CODE_SIZE = 7  # letras: com o fim de linha, o código cabe na resposta a "/entrar" com o seu
 INVITE = "* seu código é {}: mande-o de volta para entrar na sala\n"
-HINTS = tuple(text.encode() for text in ("* quem é você? digite /entrar\n", "digite /entrar\n", "?\n"))
+HINTS = tuple(text.encode() for text in ("* quem é você? digite /entrar\n", "digite /entrar\n", "?\n", "?"))
 
 
 def socket_address(host, port):

@@ -2332,6 +2332,7 @@ class TestSalaUDP(UDPTestCase):
         self.assertRegex(code, "^[A-Z2-7]{7}$")
         for attempt in (f"{code} oi", "AAAAAAA oi", "/nick eve", "/quem"):
             self.assertIn(self.ask(eve, attempt.encode()), [b"?\n", b"digite /entrar\n"])
+        self.assertEqual(self.ask(eve, b"a"), b"?")  # nem a um byte se responde com mais bytes, ou com silêncio
         self.say(ana, code.lower(), "bem-vindo")
         self.assertEqual(self.say(ana, "/quem", "na sala"), "* na sala: visitante1\n")
 
@@ -2368,10 +2369,8 @@ class TestSalaUDP(UDPTestCase):
         for n in range(10000):
             data = rng.choice(starts) + rng.getrandbits(8 * 60).to_bytes(60, "big")[:rng.randrange(61)]
             data = data or b"/"
-            sock.send(data)
-            if len(data) > 1:  # a um byte não há o que responder: "?\n" já seria mais
-                answer = sock.recv(65536)
-                self.assertLessEqual(len(answer), len(data), (n, SEED, data, answer))
+            answer = self.ask(sock, data)
+            self.assertLessEqual(len(answer), len(data), (n, SEED, data, answer))
         sock.send(b"/entrar".ljust(64))
         self.assertIn(b"/entrar" if not answer else "código".encode(), sock.recv(65536))
         sock.setblocking(False)
@@ -2550,6 +2549,8 @@ class TestClienteUDP(UDPTestCase):
         result = self.client(server, "--mensagem", "oi", status=0)
         self.assertIn("bem-vindo à sala, visitante1", result.text)
         ana.expect("<visitante1> oi")
+        self.assertIn("bem-vindo", self.client(server, "--mensagem", "a", status=0).text)  # um byte também é conversa
+        ana.expect("<visitante1> a")
         ana.expect("visitante1 saiu")
         ana.type("tudo bem?\n")
         ana.expect("<ana> tudo bem")
