@@ -556,8 +556,8 @@ def serve(args):
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # vira o KeyboardInterrupt do Ctrl+C: um fim só
             print(f"escutando em {host} porta {port}", flush=True)
             reach = "ENDEREÇO-DESTA-MÁQUINA" if host in ANY_HOST else host
-            print(f"modo {args.modo}; em outro terminal: ./cliente_udp.py {reach} {port}\nCtrl+C mostra as contas",
-                  file=sys.stderr, flush=True)
+            hint = f"./cliente_udp.py {reach} {port}" + " --apelido NOME" * bool(room)
+            print(f"modo {args.modo}; em outro terminal: {hint}\nCtrl+C mostra as contas", file=sys.stderr, flush=True)
             server.run()
         except KeyboardInterrupt:
             if room:

@@ -2262,6 +2262,12 @@ class TestServidorUDP(UDPTestCase):
         self.assertEqual(self.ask(self.peer(server), "\x1b]0;ç\x07".encode()), "\x1b]0;ç\x07".encode())
         server.expect_error(r"7 B \\x1b\]0;\?\\x07")
 
+    def test_the_next_command(self):
+        """Em stderr, o que digitar no outro terminal; na sala, com um apelido."""
+        for args, end in (((), ""), (("--modo", "chat"), " --apelido NOME")):
+            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", *args)
+            server.expect_error(rf"em outro terminal: \./cliente_udp\.py 127\.0\.0\.1 {server.port}{end}$")
+
     def test_closed_pipe(self):
         """`| head -1`: quem lia foi embora; a sala acaba sem barulho na primeira linha que não tem a quem mostrar."""
         read, write = os.pipe()
