@@ -328,9 +328,10 @@ class Room:
         if source not in self.members and not (self.welcome(source) if proved else self.challenge(bytes(data), source)):
             return None
         self.members[source].seen = time.monotonic()
-        if len(data) > LINE_LIMIT:
+        line = rest.strip() if proved else text
+        if len(escape(line[:LINE_LIMIT + 1]).encode()) > LINE_LIMIT:  # escapada, como seguirá: \x01 são quatro bytes
             return self.tell(source, f"* erro: linha com mais de {LINE_LIMIT} bytes")
-        return self.obey(source, *parse_command(rest.strip() if proved else text))
+        return self.obey(source, *parse_command(line))
 
     def codes(self, source):
         """Os códigos que valem agora: o deste minuto e o do anterior, que quem digita devagar ainda traz na mão."""

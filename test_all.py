@@ -2330,6 +2330,19 @@ class TestSalaUDP(UDPTestCase):
         server.stop()
         self.hear(ana, "o servidor encerrou")
 
+    def test_no_answer_outgrows_a_frame(self):
+        """Um byte de controle, ou inválido, volta maior do que veio: a linha se mede como ela volta."""
+        server = self.room("--taxa", 0)
+        ana = self.peer(server)
+        code = re.search("é ([A-Z2-7]{7}):", self.ask(ana, b"/entrar".ljust(64)).decode())[1]
+        self.say(ana, f"{code} " + "x" * 1024, f"<visitante1> {'x' * 1024}")  # o código não conta
+        for sign, most in ((b"\x01", 256), (b"\xff", 341), ("\u200b".encode(), 170), (b"x", 1024)):
+            for command in (b"", b"/", b"/msg visitante1 "):
+                for count in (most - len(command), most, most + 1, 1024):
+                    answer = self.ask(ana, command + sign * count)
+                    self.assertLessEqual(len(answer), 1472, (sign, command, count))  # 1500 - 20 do IP - 8 do UDP
+            self.assertIn(b"linha com mais de 1024 bytes", self.ask(ana, sign * (most + 1)))
+
     def test_a_forged_source_does_not_enter(self):
         """O código de um endereço não serve a outro, e quem não o recebeu não entra."""
         server = self.room("--taxa", 0)
