@@ -16,8 +16,7 @@
                                                              de ordem, e ninguém é avisado
 
 O remetente de um cartão-postal pode ser mentira. Por isso ninguém recebe daqui mais bytes nem mais datagramas do que
-mandou, enquanto não prova que mora onde diz; e há um limite do que se aceita de cada um por segundo. O 5050 é o mesmo
-do servidor TCP: as portas de um e de outro são gavetas diferentes, e os dois rodam juntos.
+mandou, enquanto não prova que mora onde diz; e há um limite do que se aceita de cada um por segundo.
 
 O que ele não faz: não cifra, não retransmite, não guarda nada. Escutando em 0.0.0.0 numa máquina de vários endereços, a
 resposta sai pelo que a rota escolher, que pode não ser o que o cliente espera (escute num só, se isto incomodar).
@@ -32,6 +31,7 @@ import heapq
 import hmac
 import math
 import os
+import queue
 import random
 import secrets
 import select
@@ -39,13 +39,13 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 import types
 
 QUEUE_BYTES = 4 << 20  # bytes que se pedem para a fila do kernel: o que chega com ela cheia se perde sem aviso
 WAKE_S = 1  # no Windows o Ctrl+C só é visto entre duas esperas; e de quanto em quanto a sala confere silêncios
 BATCH = 256  # datagramas lidos por vez antes de conferir os prazos: uma inundação não para o relógio
-ANY_HOST = ("0.0.0.0", "::")  # "todos os endereços desta máquina"
 FIRST_USER_PORT = 1024  # abaixo dela moram DNS, NTP, echo, chargen: ninguém digita de lá, e quem responde faz laço
 MAX_SOURCES = 4096  # remetentes lembrados; o mais antigo dá lugar
 QUOTA = 1000  # datagramas por cota: só de cota em cota um remetente é conferido, e o caminho quente fica curto
@@ -56,6 +56,7 @@ LOOP_COPIES, SAMPLES = 5000, 64  # depois de tantos datagramas, rever uma das ú
 COOKIE_PERIOD_S = 60  # um código vale no seu minuto e no seguinte; o servidor não guarda nenhum
 MAX_MEMBERS = 64  # quem manda um datagrama à sala faz sair um por membro
 IDLE_S = 120  # sem conexão, só o silêncio diz que alguém se foi
+CONSOLE_LINES, LAST_WORDS_S = 4096, 0.5  # o que espera por um terminal parado; quanto se espera por ele no fim
 MAX_DELAYED, MAX_DELAYED_BYTES = 8192, 8 << 20  # datagramas e bytes que --atraso segura: o resto se perde
 
 
@@ -168,11 +169,6 @@ def cookie(key: bytes, host: str, port: int, period: int) -> str:
     return base64.b32encode(hashlib.blake2s(message, key=key, digest_size=5).digest()).decode()[:CODE_SIZE]
 
 
-def fitting(texts, room: int) -> bytes:
-    """O primeiro texto que cabe em `room` bytes, ou b"": a resposta a um desconhecido nunca é maior que a pergunta."""
-    return next((text for text in texts if len(text) <= room), b"")
-
-
 # --- bloco comum: sala ---
 LINE_LIMIT, NICK_LIMIT = 1024, 20  # bytes de uma linha (em UDP, cabe num quadro Ethernet); caracteres de um apelido
 ROOM_HELP = ("* /nick NOME        muda o seu apelido\n* /quem             mostra quem está na sala\n"
@@ -204,17 +200,13 @@ def is_loopback(host: str) -> bool:
     return host == "::1" or host.startswith(("127.", "::ffff:127."))
 
 
-# Quem merece resposta.
-
 class Guard:
-    """O balde de fichas (token bucket) de cada remetente: uma ficha por datagrama, QUOTA fichas por vez.
+    """Quem merece resposta: o balde de fichas (token bucket) de cada remetente, uma por datagrama, QUOTA por vez.
+    O caminho quente só desconta `tokens`; quem não tem ficha passa por admit(), que decide se merece uma cota nova.
+    Assim as conferências caras custam um milésimo por datagrama, e quem não merece nunca tem ficha."""
 
-    O caminho quente só consulta e desconta `tokens`; quem não tem ficha passa por admit(), que decide se merece uma
-    cota nova. Assim as conferências caras custam um milésimo por datagrama, e quem não merece nunca tem ficha.
-    """
-
-    def __init__(self, own, rate):
-        self.own, self.rate = own, rate
+    def __init__(self, own, rate, say=print):
+        self.own, self.rate, self.say = own, rate, say
         self.tokens = {}  # remetente -> fichas que restam
         self.quotas = {}  # remetente -> (quando pode ter outra cota, últimas amostras, datagramas desde o laço)
         self.sources, self.dropped = 0, collections.Counter()
@@ -249,12 +241,10 @@ class Guard:
         self.tokens[source] = quota - 1
 
     def is_own(self, source):
-        """O datagrama diz vir daqui mesmo? Responder a ele seria falar sozinho para sempre."""
+        """Diz vir desta porta, desta máquina (bind() só aceita o que é dela)? Responder seria falar sozinho."""
         if source[1] != self.own[1]:
             return False
-        if self.own[0] not in ANY_HOST:
-            return source[0] == self.own[0]
-        try:  # escutando em todos, qualquer endereço desta máquina é o próprio: bind() só aceita os dela
+        try:
             with socket.socket(socket.AF_INET6 if ":" in source[0] else socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.bind((source[0], 0, *source[2:]))
             return True
@@ -265,8 +255,7 @@ class Guard:
         """Conta o descarte e, na primeira vez de cada motivo, conta por que; devolve False."""
         self.dropped[why] += 1
         if self.dropped[why] == 1:
-            print(f"descartado: {why} (de {source[0]} porta {source[1]}); os próximos só entram na conta final",
-                  file=sys.stderr, flush=True)
+            self.say(f"descartado: {why} (de {source[0]} porta {source[1]}); os próximos, só conto", file=sys.stderr)
         return False
 
 
@@ -281,25 +270,20 @@ class BadNetwork:
 
     def send(self, data, source):
         lost, again = self.random.random() < self.loss, self.random.random() < self.twice
-        # Em dobro só nesta máquina: pela rede, dois por um serviria para multiplicar um ataque.
-        copies = 0 if lost else 2 if again and is_loopback(source[0]) else 1
         if lost:
             self.guard.drop("perdido de propósito", source)
-        for _ in range(copies):
-            if self.delay_s:
-                self.hold(bytes(data), source)
-            else:
-                self.real_send(data, source)
+        # Em dobro só nesta máquina: pela rede, dois por um serviria para multiplicar um ataque.
+        for _ in range(0 if lost else 2 if again and is_loopback(source[0]) else 1):
+            (self.hold if self.delay_s else self.real_send)(data, source)
 
     def hold(self, data, source):
         """Guarda entre metade e uma vez e meia do atraso: variando, os datagramas também trocam de ordem."""
         due = time.monotonic() + self.delay_s * self.random.uniform(0.5, 1.5)
         if self.held_bytes + len(data) > MAX_DELAYED_BYTES or len(self.held) == MAX_DELAYED:
-            self.guard.drop("fila do atraso cheia", source)
-        else:
-            self.order += 1
-            self.held_bytes += len(data)
-            heapq.heappush(self.held, (due, self.order, data, source))
+            return self.guard.drop("fila do atraso cheia", source)
+        self.order += 1
+        self.held_bytes += len(data)
+        return heapq.heappush(self.held, (due, self.order, bytes(data), source))
 
     def tick(self):
         """Manda o que já esperou bastante; devolve os segundos até o próximo."""
@@ -310,14 +294,12 @@ class BadNetwork:
         return self.held[0][0] - time.monotonic() if self.held else WAKE_S
 
 
-# A sala.
-
 class Room:
     """Uma sala sem conexões: membro é o endereço que provou receber o que se manda a ele, até se calar por um tempo.
     A linha volta também a quem a disse: sem conexão, só isto lhe mostra que ela chegou."""
 
-    def __init__(self, send, idle_s):
-        self.send, self.idle_s, self.key = send, idle_s, secrets.token_bytes(32)
+    def __init__(self, send, idle_s, say=print):
+        self.send, self.idle_s, self.say, self.key = send, idle_s, say, secrets.token_bytes(32)
         self.members = {}  # endereço -> nick (apelido) e seen (quando falou por último)
 
     def receive(self, data, source):
@@ -342,12 +324,10 @@ class Room:
         return any(hmac.compare_digest(code.encode(), valid.encode()) for valid in self.codes(source))
 
     def challenge(self, data, source):
-        """A resposta a um desconhecido: o código, se o pediu; nunca mais bytes do que ele mandou."""
-        if data.startswith(ENTER):
-            code = self.codes(source)[0]
-            answer = fitting([text.encode() for text in (INVITE.format(code), code + "\n", code)], len(data))
-        else:
-            answer = fitting(HINTS, len(data))
+        """A resposta a um desconhecido: o código, se o pediu; nunca mais bytes do que ele mandou (a um vazio, nada)."""
+        invites = [text.format(self.codes(source)[0]).encode() for text in (INVITE, "{}\n", "{}")]
+        answers = invites if data.startswith(ENTER) else HINTS
+        answer = next((text for text in answers if len(text) <= len(data)), b"")
         if answer:
             self.send(answer, source)
 
@@ -369,8 +349,7 @@ class Room:
         self.send((text + "\n").encode(), source)
 
     def announce(self, text):
-        """Mostra no terminal do servidor e manda a todos. Simplificação: um terminal parado (Ctrl+S) para a sala."""
-        print(text, flush=True)
+        self.say(text)
         for source in self.members:
             self.tell(source, text)
 
@@ -420,20 +399,52 @@ class Room:
 
 # O servidor.
 
+class Console(threading.Thread):
+    """Escreve o que o servidor diz: um terminal parado (Ctrl+S), ou um cano que ninguém lê, só a ela faz esperar."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.lines, self.broken = queue.SimpleQueue(), False
+        self.start()
+
+    def say(self, text, file=sys.stdout):
+        """Um print() que não espera; com a fila cheia não há ninguém lendo, e a mensagem se perde."""
+        if file and self.lines.qsize() < CONSOLE_LINES:  # None: o processo nasceu sem ela (`>&-`)
+            self.lines.put((file, text + "\n"))
+
+    def run(self):
+        try:
+            for stream, text in iter(self.lines.get, None):  # sem o buffer: parada nele, prenderia o fim do programa
+                getattr(stream.buffer, "raw", stream.buffer).write(text.encode(stream.encoding, "replace"))
+        except OSError:  # `| head -1` já leu o que queria: acaba pelo mesmo caminho do Ctrl+C
+            self.broken = True
+            signal.raise_signal(signal.SIGTERM)
+
+    def close(self):
+        self.lines.put(None)
+        self.join(LAST_WORDS_S)
+
+
 class Server:
     """Espera, lê tudo o que houver na fila, espera de novo. `answer(dados, remetente)` é o serviço."""
 
     def __init__(self, sock, guard, limit):
         self.sock, self.guard, self.limit = sock, guard, limit
         self.buffer = bytearray(limit + 1)  # um a mais: se ele for ocupado, chegou mais do que cabia
-        self.datagrams = self.octets = 0
-        self.answer, self.ticks = sock.sendto, []  # o eco puro: nada entre quem chega e a volta
+        self.datagrams, self.octets, self.stopping = 0, 0, False
+        self.answer, self.ticks = self.send, []  # quem responde (o eco é só isto), e quem tem prazos a cumprir
 
     def send(self, data, source):
         try:
             self.sock.sendto(data, source)
-        except OSError as error:
-            self.excuse_send(error, source)
+        except OSError as error:  # sem rota, firewall, o ICMP de outra resposta: problema deste destino só
+            self.guard.drop(f"envio recusado ({error.strerror})", source)
+
+    def stop(self, *_):
+        """Ctrl+C e SIGTERM são um fim só, e o segundo não corta as contas do primeiro."""
+        if not self.stopping:
+            self.stopping = True
+            raise KeyboardInterrupt
 
     def run(self):
         """O eco puro espera na própria leitura, que o kernel acorda a cada WAKE_S: com um cliente só, um select() por
@@ -468,21 +479,11 @@ class Server:
             left = tokens.get(source)
             if left and size <= limit:
                 tokens[source] = left - 1
+                answer(data, source)
             elif size > limit:
                 self.guard.drop(f"maior que {limit} bytes: chegou cortado", source)
-                continue
-            elif not admit(source, data):
-                continue
-            try:
+            elif admit(source, data):
                 answer(data, source)
-            except OSError as error:
-                self.excuse_send(error, source)
-
-    def excuse_send(self, error, source):
-        """Sem rota, firewall, o ICMP de outra resposta: problema deste destino, não do servidor."""
-        if isinstance(error, BrokenPipeError):  # não foi o socket: quem lia a nossa saída padrão foi embora
-            raise error
-        self.guard.drop(f"envio recusado ({error.strerror})", source)
 
     def excuse_receive(self, error):
         """Erros de recepção que não são desta recepção; os outros sobem."""
@@ -494,12 +495,10 @@ class Server:
 
 def open_socket(host, port):
     """socket() e bind(): não há listen(), porque não há conexões. Com `::` atende IPv6 e IPv4."""
+    sock = None
     try:
         family, address = socket_address(host, port)
         sock = socket.socket(family, socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:
-        raise Failure(explain_bind(error, host, port))
-    try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
@@ -507,63 +506,64 @@ def open_socket(host, port):
                 sock.setsockopt(socket.SOL_SOCKET, option, QUEUE_BYTES)
         sock.bind(address)
         sock.setblocking(False)
-    except OSError as error:
-        sock.close()
+        return sock
+    except (OSError, UnicodeError) as error:
+        if sock:
+            sock.close()
         raise Failure(explain_bind(error, host, port))
-    return sock
 
 
-def traced(arrow, function):
+def traced(arrow, function, say):
     """A mesma função, que antes mostra em stderr o que passa por ela (--verbose)."""
     def call(data, source):
         text = escape(bytes(data[:60]).decode("utf-8", "replace"))
-        print(f"{arrow} {source[0]} porta {source[1]} {len(data)} B {text}", file=sys.stderr, flush=True)
+        say(f"{arrow} {source[0]} porta {source[1]} {len(data)} B {text}", file=sys.stderr)
         function(data, source)
     return call
 
 
-def build_server(sock, args):
+def build_server(sock, args, say):
     """Encaixa as peças: socket <- rede ruim (se pedida) <- serviço."""
     rate = math.inf if args.taxa == 0 else args.taxa or (CHAT_RATE if args.modo == "chat" else None)
-    server = Server(sock, Guard(sock.getsockname()[:2], rate), args.maximo)
-    send = traced("->", server.send) if args.verbose else server.send
+    server = Server(sock, Guard(sock.getsockname()[:2], rate, say), args.maximo)
+    send = traced("->", server.send, say) if args.verbose else server.send
     if args.perda or args.duplica or args.atraso:
         network = BadNetwork(send, args, server.guard)
         send = network.send
         server.ticks.append(network.tick)
-    room = Room(send, args.ocioso or math.inf) if args.modo == "chat" else None
+    room = Room(send, args.ocioso or math.inf, say) if args.modo == "chat" else None
     if room:
         server.ticks.append(room.tick)
-    if room or send != server.send:
-        server.answer = room.receive if room else send
-    if args.verbose:
-        server.answer = traced("<-", server.answer)
+    answer = room.receive if room else send
+    server.answer = traced("<-", answer, say) if args.verbose else answer
     return server, room
 
 
-def totals(server):
+def totals(datagrams, octets, guard):
     """As contas do fim: o que chegou, e o que não teve resposta e por quê."""
-    dropped = server.guard.dropped
-    print(f"recebidos: {server.datagrams} datagramas, {server.octets} bytes, de {server.guard.sources} remetentes",
-          f"descartados: {sum(dropped.values())}", *(f"  {dropped[why]} {why}" for why in sorted(dropped)), sep="\n",
-          flush=True)
+    return "\n".join([f"recebidos: {datagrams} datagramas, {octets} bytes, de {guard.sources} remetentes",
+                      f"descartados: {sum(guard.dropped.values())}",
+                      *(f"  {count} {why}" for why, count in sorted(guard.dropped.items()))])
 
 
 def serve(args):
-    with open_socket(args.endereco, args.porta) as sock:
-        server, room = build_server(sock, args)
+    with open_socket(args.endereco, args.porta) as sock, contextlib.closing(Console()) as console:
+        server, room = build_server(sock, args, console.say)
         host, port = sock.getsockname()[:2]
         try:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # vira o KeyboardInterrupt do Ctrl+C: um fim só
-            print(f"escutando em {host} porta {port}", flush=True)
-            reach = "ENDEREÇO-DESTA-MÁQUINA" if host in ANY_HOST else host
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, server.stop)
+            console.say(f"escutando em {host} porta {port}")
+            reach = "ENDEREÇO-DESTA-MÁQUINA" if host in ("0.0.0.0", "::") else host
             hint = f"./cliente_udp.py {reach} {port}" + " --apelido NOME" * bool(room)
-            print(f"modo {args.modo}; em outro terminal: {hint}\nCtrl+C mostra as contas", file=sys.stderr, flush=True)
+            console.say(f"modo {args.modo}; em outro terminal: {hint}\nCtrl+C mostra as contas", file=sys.stderr)
             server.run()
         except KeyboardInterrupt:
+            broken = console.broken  # antes das últimas palavras: acabar a pedido não é erro, nem que ninguém as leia
             if room:
                 room.announce("* o servidor encerrou; até logo")
-            totals(server)
+            console.say(totals(server.datagrams, server.octets, server.guard))
+            return int(broken)
 
 
 def build_parser():
@@ -575,8 +575,8 @@ def build_parser():
                         help="0 pede uma livre ao sistema (padrão: %(default)s)")
     parser.add_argument("--modo", choices=("eco", "chat"), default="eco", help="o serviço (padrão: eco)")
     parser.add_argument("--taxa", type=number(int, 0, 10**6, "datagramas por segundo"), metavar="N",
-                        help=f"datagramas por segundo que se aceitam de cada remetente; 0: sem limite (padrão: "
-                             f"{ECHO_RATE}, ou {LOOPBACK_RATE} desta máquina; {CHAT_RATE} no chat)")
+                        help=f"datagramas por segundo que se aceitam de cada remetente; 0: sem limite "
+                             f"(padrão: {ECHO_RATE}, ou {LOOPBACK_RATE} desta máquina; {CHAT_RATE} no chat)")
     parser.add_argument("--maximo", type=number(int, 1, 65527, "bytes"), default=65527, metavar="B",
                         help="recusa datagramas maiores que B bytes (padrão: %(default)s, todos)")
     parser.add_argument("--ocioso", type=number(float, 0, 10**6, "segundos"), default=IDLE_S, metavar="S",
