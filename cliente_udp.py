@@ -54,8 +54,7 @@ MAX_PROOFS = 3  # vezes que se responde a pedidos de código por pergunta: um se
 KEEPALIVE_S = 15  # um datagrama vazio diz à sala que ainda estamos; os roteadores esquecem um UDP calado em uns 30 s
 LAST_COPIES_S = 0.1  # depois da última resposta, o que se espera por cópias
 LIVE_S = 0.1  # intervalo da linha viva do --ping
-STRIP_WIDTH = 64  # marcas por linha do gráfico
-STRIP_ROWS = 16  # linhas do gráfico; além disso cada marca vale por vários datagramas
+STRIP_WIDTH, STRIP_ROWS = 64, 16  # marcas por linha do gráfico, e linhas; além disso cada marca vale por vários
 
 
 # --- bloco comum: casa ---
@@ -220,8 +219,6 @@ def report(tally: Tally) -> list:
     return lines + strip_chart(tally.marks())
 
 
-# O socket.
-
 class Wire:
     """Um socket UDP conectado: connect() não manda nada, só fixa o destino e filtra o que vem de outros."""
 
@@ -230,8 +227,7 @@ class Wire:
         try:
             family, address = socket_address(args.endereco, args.porta)
         except (OSError, UnicodeError):
-            raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, "
-                          "ou use um endereço como 127.0.0.1")
+            raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, ou use um endereço: 127.0.0.1")
         self.sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -285,14 +281,16 @@ class Wire:
         return Failure(f"não foi possível falar com {self.where} ({error.strerror or error}): {hint}")
 
     def nobody(self):
+        server = f"./servidor_udp.py {self.args.endereco} {self.args.porta}" + " --modo chat" * bool(self.args.apelido)
         return (f"ninguém escuta em {self.where}: o datagrama saiu mesmo assim, e o que voltou foi o aviso ICMP de "
                 "porta sem dono. Em TCP o connect() já teria sido recusado, antes de qualquer dado. "
-                f"Confira a porta, ou suba o servidor: ./servidor_udp.py {self.args.endereco} {self.args.porta}")
+                f"Confira a porta, ou suba o servidor: {server}")
 
     def silence(self):
+        hint = f"--espera {5 * self.args.espera:g}" if self.args.ping else f"--tentativas {5 * self.args.tentativas}"
         return (f"sem resposta de {self.where} em {self.args.espera:g} s, em {self.args.tentativas} tentativa(s). O "
                 "datagrama saiu, mas em UDP ninguém avisa o que se perde: a pergunta, a resposta, ou um firewall no "
-                "caminho; o TCP teria retransmitido sozinho. Tente: --tentativas 5")
+                f"caminho; o TCP teria retransmitido sozinho. Tente: {hint}")
 
 
 # Modo pergunta: --mensagem, ou uma linha da entrada por vez.
@@ -397,7 +395,7 @@ def piped_lines():
     """As linhas da entrada, sem o fim delas; com os.read(), porque uma thread parada nele não atrapalha a saída."""
     pending, chunk = b"", b"?"
     while chunk:
-        chunk = os.read(0, ANSWER_SIZE)
+        chunk = os.read(0, ANSWER_SIZE) if sys.stdin else b""  # None: nasceu sem entrada, e 0 é outra coisa
         *lines, pending = (pending + chunk).split(b"\n")
         yield from lines
         if pending and (not chunk or len(pending) >= ANSWER_SIZE):
@@ -409,11 +407,10 @@ class Conversation:
     """As perguntas à espera (waiting) guardam data, sent_at, deadline, tries e late: o prazo de todas já passou."""
 
     def __init__(self, wire, keyboard, args):
-        self.wire, self.keyboard, self.args = wire, keyboard, args
+        self.wire, self.keyboard, self.args, self.status = wire, keyboard, args, 0
         self.waiting = collections.deque(maxlen=REMEMBERED)
         self.nick = b"/nick " + args.apelido.encode("utf-8", "replace") if args.apelido else None
         self.last, self.proofs, self.member, self.leaving, self.keepalive_at = b"", 0, False, False, math.inf
-        self.status = 0
 
     def run(self):
         if self.nick:
@@ -426,10 +423,14 @@ class Conversation:
                 self.warn(self.wire.nobody())
             elif data is not None:
                 self.hear(data)
-            elif not self.leaving and select.select([self.keyboard], [], [], 0)[0]:
+            if not self.leaving and select.select([self.keyboard], [], [], 0)[0]:  # mesmo que a rede não pare
                 self.obey(self.keyboard.get())
             self.check_deadlines()
         return self.status
+
+    def close(self):
+        if self.member and not self.leaving:  # Ctrl+C: sem um adeus, a sala só nos esqueceria dali a dois minutos
+            self.wire.send(b"/sair")
 
     def patience(self):
         """Segundos até o próximo prazo."""
@@ -468,14 +469,11 @@ class Conversation:
         self.send(answer)
         if self.nick and not answer.startswith(ENTER) and not self.last.startswith(ENTER):
             self.send(self.last)  # a sala nos tinha esquecido: entrou outra vez, e agora diz o que ia dizer
-        return None
 
     def settle(self, data):
         """Tira da espera o que `data` responde; devolve uma nota se ele pode responder a uma pergunta velha.
-
         Um eco é igual à pergunta, e só a ela responde. Outra coisa qualquer (a sala, uma pessoa com nc) não diz a que
-        responde, mas mostra que há alguém lá.
-        """
+        responde, mas mostra que há alguém lá."""
         same = [question for question in self.waiting if question.data == data]
         late = [question for question in same if question.late]
         settled = late and same or same[:1] or [question for question in self.waiting if not question.late]
@@ -507,12 +505,15 @@ class Conversation:
         return print(f"{os.path.basename(sys.argv[0])}: erro: {text}", file=sys.stderr, flush=True)
 
     def show(self, lines, note=""):
-        """Escreve acima da linha que está sendo digitada, e a redesenha."""
+        """Escreve acima da linha que está sendo digitada, e a redesenha. Simplificação: com o cursor no fim dela."""
         text = "\n".join(lines) + note
         if not self.keyboard.prompt:
             return print(text, flush=True)
-        typed = readline.get_line_buffer() if readline else ""
-        return print(f"\r\x1b[K{text}\n" + (not self.leaving) * (self.keyboard.prompt + typed), end="", flush=True)
+        line = self.keyboard.prompt + (readline.get_line_buffer() if readline else "")
+        width = os.get_terminal_size(1).columns or 80  # há terminais que se dizem com 0 colunas
+        up = "\x1b[A" * (len(line) // width)  # a linha digitada pode ocupar várias do terminal
+        full = " \r" * (len(line) % width == 0)  # na última coluna o cursor não desce sozinho
+        return print(f"\r{up}\x1b[J{text}\n" + (not self.leaving) * (line + full), end="", flush=True)
 
 
 # Modo medida: --ping.
@@ -526,7 +527,7 @@ def ping(args):
         try:
             run_ping(wire, args, tally)
         finally:  # com Ctrl+C também há o que contar
-            live(wire, tally, last=True)
+            live()
             print(f"{wire.where}, {args.tamanho} bytes", *report(tally), sep="\n", flush=True)
         if not tally.trips:
             raise Failure(wire.nobody() if wire.refused else wire.silence())
@@ -549,15 +550,14 @@ def run_ping(wire, args, tally):
                 finish = min(finish, time.monotonic() + LAST_COPIES_S)
         if now >= next_live:
             next_live = now + LIVE_S
-            live(wire, tally)
+            live(f"{len(tally.left_at)}/{args.ping} enviados, {len(tally.trips)} respondidos, "
+                 f"{wire.refused} avisos de porta sem dono")
 
 
-def live(wire, tally, last=False):
-    """A linha viva: só num terminal, e só enquanto há o que esperar."""
-    if sys.stderr.isatty():
-        text = "" if last else (f"{len(tally.left_at)}/{wire.args.ping} enviados, {len(tally.trips)} respondidos, "
-                                f"{wire.refused} avisos de porta sem dono")
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+def live(text=""):
+    """A linha viva do --ping: só num terminal, e de uma linha dele não passa."""
+    if sys.stderr and sys.stderr.isatty():
+        print(f"\r\x1b[K{text[:(os.get_terminal_size(2).columns or 80) - 1]}", end="", file=sys.stderr, flush=True)
 
 
 def start(args):
@@ -570,9 +570,10 @@ def start(args):
             keyboard.start()
             return ask_all(args, iter(keyboard.get, None))
     prompt = "> " if os.isatty(0) and os.isatty(1) else ""
-    with contextlib.closing(Wire(args)) as wire, contextlib.closing(Keyboard(prompt)) as keyboard:
+    with contextlib.closing(Wire(args)) as wire, contextlib.closing(Keyboard(prompt)) as keyboard, \
+            contextlib.closing(Conversation(wire, keyboard, args)) as conversation:
         keyboard.start()
-        return Conversation(wire, keyboard, args).run()
+        return conversation.run()
 
 
 def build_parser():
@@ -589,7 +590,7 @@ def build_parser():
     what.add_argument("--apelido", metavar="NOME", help="entra no chat com este nome")
     parser.add_argument("--espera", type=number(float, 0.01, 3600, "segundos"), default=2, metavar="S",
                         help="quanto esperar por uma resposta (padrão: %(default)s)")
-    parser.add_argument("--tentativas", type=number(int, 1, 100, "um número"), default=1, metavar="N",
+    parser.add_argument("--tentativas", type=number(int, 1, 1000, "um número"), default=1, metavar="N",
                         help="envios de cada pergunta até desistir (padrão: %(default)s, sem retransmitir)")
     parser.add_argument("--intervalo", type=number(float, 0, 60000, "milissegundos"), default=100, metavar="MS",
                         help="milissegundos entre um --ping e o próximo (padrão: %(default)s)")
