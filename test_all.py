@@ -2367,7 +2367,7 @@ class TestSalaUDP(UDPTestCase):
         server.stop()
         self.hear(ana, "o servidor encerrou")
 
-    def test_no_answer_outgrows_a_frame(self):
+    def test_no_line_outgrows_a_frame(self):
         """Um byte de controle, ou inválido, volta maior do que veio: a linha se mede como ela volta."""
         server = self.room("--taxa", 0)
         ana = self.peer(server)
