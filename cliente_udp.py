@@ -31,6 +31,7 @@ import os
 import queue
 import secrets
 import select
+import shlex
 import socket
 import struct
 import sys
@@ -113,7 +114,7 @@ def run(build_parser, action, argv=None):
 def host_name(text):
     """Endereço IPv4 ou IPv6, ou nome de máquina; um número sozinho é uma porta fora do lugar."""
     if text.isdigit():
-        prog = os.path.basename(sys.argv[0])
+        prog = shlex.join([os.path.basename(sys.argv[0]), *(w for w in sys.argv[1:] if w not in (text, "127.0.0.1"))])
         raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: ./{prog} 127.0.0.1 {text}")
     return text
 

@@ -28,6 +28,7 @@ import os
 import queue
 import re
 import select
+import shlex
 import signal
 import socket
 import ssl
@@ -115,7 +116,7 @@ def run(build_parser, action, argv=None):
 def host_name(text):
     """Endereço IPv4 ou IPv6, ou nome de máquina; um número sozinho é uma porta fora do lugar."""
     if text.isdigit():
-        prog = os.path.basename(sys.argv[0])
+        prog = shlex.join([os.path.basename(sys.argv[0]), *(w for w in sys.argv[1:] if w not in (text, "127.0.0.1"))])
         raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: ./{prog} 127.0.0.1 {text}")
     return text
 
@@ -126,8 +127,8 @@ port_number = number(int, 0, 65535, "uma porta")
 
 # --- bloco comum: escuta ---
 def explain_bind(error, host, port):
-    """Por que não dá para escutar em host:port, e o que digitar em seguida."""
-    prog = os.path.basename(sys.argv[0])
+    """Por que não dá para escutar em host:port, e o que digitar em seguida: o mesmo comando, noutro lugar."""
+    prog = shlex.join([os.path.basename(sys.argv[0]), *(w for w in sys.argv[1:] if w not in (host, str(port)))])
     if isinstance(error, (socket.gaierror, UnicodeError)):
         return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
     if error.errno == errno.EADDRINUSE:

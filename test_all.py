@@ -2317,65 +2317,6 @@ class TestServidorUDP(UDPTestCase):
             server = self.spawn("servidor_udp.py", "127.0.0.1", "0", *args)
             server.expect_error(rf"em outro terminal: \./cliente_udp\.py 127\.0\.0\.1 {server.port}{end}$")
 
-    def piped(self, *args, **options):
-        """O servidor com a saída num cano: (servidor, porta, as duas pontas do cano, que também são do teste)."""
-        read, write = (os.fdopen(fd, mode, buffering=0) for fd, mode in zip(os.pipe(), ("rb", "wb")))
-        self.addCleanup(read.close)
-        self.addCleanup(write.close)
-        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", *args, ready=None, stdout=write, **options)
-        return server, int(re.search(READY.encode(), read.readline())["port"]), read, write
-
-    def enter_room(self, port):
-        sock = self.peer(("127.0.0.1", port))
-        code = re.search("é ([A-Z2-7]{7}):", self.ask(sock, b"/entrar".ljust(64)).decode())[1]
-        self.assertIn("bem-vindo", self.ask(sock, code.encode()).decode())
-        return sock
-
-    def test_closed_pipe(self):
-        """`| head -1`: quem lia foi embora; a sala se despede e acaba sem barulho na primeira linha que ninguém lê."""
-        server, port, read, write = self.piped("--modo", "chat", status=1)
-        read.close()
-        write.close()
-        sock = self.enter_room(port)
-        self.assertIn("o servidor encerrou", sock.recv(999).decode())
-        self.assertEqual(server.wait(), 1)
-
-    def test_stop_with_a_closed_pipe(self):
-        """`| head -1`, e depois Ctrl+C: acabar a pedido é o fim normal, ainda que ninguém leia as contas."""
-        server, _, read, write = self.piped()
-        read.close()
-        write.close()
-        self.assertEqual(server.stop(signal.SIGINT), 0)
-
-    def test_nobody_reads_the_output(self):
-        """Um cano cheio (ou um terminal com Ctrl+S): a sala conversa, e o primeiro SIGTERM a encerra em 2 s."""
-        server, port, _, write = self.piped("--modo", "chat", "--taxa", 0)
-        os.set_blocking(write.fileno(), False)
-        while write.write(b"x"):  # None: encheu
-            pass
-        os.set_blocking(write.fileno(), True)
-        sock = self.enter_room(port)
-        for n in range(100):
-            self.assertEqual(self.ask(sock, b"oi %d" % n), b"<visitante1> oi %d\n" % n)
-        start = time.monotonic()
-        self.assertEqual(server.stop(), 0)
-        self.assertLess(time.monotonic() - start, 2)
-        self.assertIn("o servidor encerrou", sock.recv(999).decode())
-
-    def test_second_signal(self):
-        """`timeout` manda dois SIGTERM, e há quem aperte Ctrl+C duas vezes: o segundo não corta as contas."""
-        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
-        for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):  # chegam os dois de uma vez
-            server.kill(number)
-        server.expect("recebidos: 0 datagramas")
-        self.assertEqual(server.wait(), 0)
-
-    def test_the_next_command(self):
-        """Em stderr, o que digitar no outro terminal; na sala, com um apelido."""
-        for args, end in (((), ""), (("--modo", "chat"), " --apelido NOME")):
-            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", *args)
-            server.expect_error(rf"em outro terminal: \./cliente_udp\.py 127\.0\.0\.1 {server.port}{end}$")
-
     def test_suggestions_keep_the_options(self):
         """O comando que um erro sugere é o que se digitou, só com o que estava errado trocado."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
