@@ -53,8 +53,8 @@ REMEMBERED = 32  # perguntas que ainda podem receber resposta, em dia ou atrasad
 HELLO_SIZE = 64  # bytes do /entrar: a sala não devolve mais do que recebe, e assim a frase inteira cabe
 MAX_PROOFS = 3  # vezes que se responde a pedidos de código por pergunta: um servidor torto não nos faz girar
 KEEPALIVE_S = 15  # um datagrama vazio diz à sala que ainda estamos; os roteadores esquecem um UDP calado em uns 30 s
-LAST_COPIES_S = 0.1  # depois da última resposta, o que se espera por cópias
-LIVE_S = 0.1  # intervalo da linha viva do --ping
+LIVE_S, LAST_COPIES_S = 0.1, 0.1  # --ping: intervalo da linha viva; o que se espera por cópias depois da última
+PAINT_S = 0.2  # quanto se espera que o prompt acabe de ser pintado, para não escrever por cima dele
 STRIP_WIDTH, STRIP_ROWS = 64, 16  # marcas por linha do gráfico, e linhas; além disso cada marca vale por vários
 
 
@@ -310,10 +310,8 @@ def ask_all(args, questions):
 
 def ask(args, question):
     """Manda a pergunta e devolve a resposta, ou None; Failure se ninguém escuta lá.
-
     Cada pergunta sai de um socket novo, e portanto de uma porta nova: a resposta atrasada de uma pergunta anterior
-    chega a uma porta que já fechou, e nunca é tomada pela resposta desta. (O DNS faz o mesmo.)
-    """
+    chega a uma porta que já fechou, e nunca é tomada pela resposta desta. (O DNS faz o mesmo.)"""
     with contextlib.closing(Wire(args)) as wire:
         for left in reversed(range(args.tentativas)):
             answer = exchange(wire, question, hurry=left == 0)
@@ -327,9 +325,7 @@ def ask(args, question):
 
 def exchange(wire, question, hurry):
     """Uma tentativa: a resposta, ou None. Se é uma sala, entra, pergunta e sai.
-
-    hurry: se ninguém escuta lá, desiste na hora; senão, gasta a espera toda: o servidor pode estar subindo.
-    """
+    hurry: se ninguém escuta lá, desiste na hora; senão, gasta a espera toda: o servidor pode estar subindo."""
     deadline, proofs, wire.refused = time.monotonic() + wire.args.espera, 0, 0
     wire.send(question)
     while time.monotonic() < deadline and not (hurry and wire.refused):
@@ -357,17 +353,27 @@ class Keyboard:
     """Lê a entrada padrão numa thread (o select() do Windows só aceita sockets) e avisa por um par de sockets."""
 
     def __init__(self, prompt):
-        self.prompt, self.lines = prompt, queue.Queue(QUEUE_LINES)
+        self.prompt, self.lines, self.painted = prompt, queue.Queue(QUEUE_LINES), threading.Event()
         self.wake_r, self.wake_w = socket.socketpair()
         self.fileno = self.wake_r.fileno  # é o que o select() pergunta
         self.saved = termios.tcgetattr(0) if termios and os.isatty(0) else None
         self.start = threading.Thread(target=self.read, daemon=True).start  # só dentro do with: o Ctrl+C acha o close()
 
     def read(self):
-        for line in itertools.chain(typed_lines(self.prompt) if os.isatty(0) else piped_lines(), [None]):
+        for line in itertools.chain(self.typed_lines() if os.isatty(0) else piped_lines(), [None]):
             self.lines.put(line)
             with contextlib.suppress(OSError):  # o programa está acabando e já fechou o par
                 self.wake_w.send(b"!")
+
+    def typed_lines(self):
+        sys.stdin.reconfigure(errors="replace")
+        if hasattr(readline, "set_pre_input_hook"):  # nem toda libedit tem
+            readline.set_pre_input_hook(self.painted.set)
+        with contextlib.suppress(EOFError):  # Ctrl+D
+            while True:
+                line = input(self.prompt)
+                self.painted.clear()  # até que o próximo prompt esteja inteiro na tela
+                yield line.encode("utf-8", "replace")
 
     def get(self):
         """Espera e devolve a próxima linha (bytes), ou None no fim."""
@@ -379,17 +385,9 @@ class Keyboard:
     def close(self):
         if self.saved:
             termios.tcsetattr(0, termios.TCSADRAIN, self.saved)
-        if self.prompt:
-            print()
+        print("\n" * bool(self.prompt), end="", flush=True)
         self.wake_r.close()
         self.wake_w.close()
-
-
-def typed_lines(prompt):
-    sys.stdin.reconfigure(errors="replace")
-    with contextlib.suppress(EOFError):  # Ctrl+D
-        while True:
-            yield input(prompt).encode("utf-8", "replace")
 
 
 def piped_lines():
@@ -510,6 +508,8 @@ class Conversation:
         text = "\n".join(lines) + note
         if not self.keyboard.prompt:
             return print(text, flush=True)
+        if readline:
+            self.keyboard.painted.wait(PAINT_S)
         line = self.keyboard.prompt + (readline.get_line_buffer() if readline else "")
         width = os.get_terminal_size(1).columns or 80  # há terminais que se dizem com 0 colunas
         up = "\x1b[A" * (len(line) // width)  # a linha digitada pode ocupar várias do terminal

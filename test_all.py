@@ -2664,6 +2664,19 @@ class TestClienteUDP(UDPTestCase):
         child.kill(signal.SIGINT)
         child.wait()
 
+    def test_waits_for_the_prompt(self):
+        """O que chega enquanto o prompt se pinta espera por ele; senão sairia "> > "."""
+        module, seen, screen = load("cliente_udp.py"), [], io.StringIO()
+        if not module.readline:
+            self.skipTest("sem o módulo readline")
+        painted = argparse.Namespace(wait=lambda _: seen.append(screen.getvalue()))
+        keyboard = argparse.Namespace(prompt="> ", painted=painted)
+        talk = module.Conversation(None, keyboard, module.build_parser().parse_args([]))
+        size = mock.patch.object(module.os, "get_terminal_size", return_value=os.terminal_size((80, 24)))
+        with size, contextlib.redirect_stdout(screen):
+            talk.show(["oi"])
+        self.assertEqual((seen, screen.getvalue()), ([""], "\r\x1b[Joi\n> "))
+
     def test_live_line_fits_the_terminal(self):
         server = self.peer()
         child = self.spawn("cliente_udp.py", *server.getsockname(), "--ping", 1000, tty="all", status=130,
