@@ -389,6 +389,7 @@ class Terminal:
         if len(self.unfinished) >= width:
             self.unfinished = ""
         # Simplificação: o cursor volta ao fim da linha, ainda que estivesse no meio dela.
+        line += " \r" * (len(line) % width == 0)  # na última coluna o cursor não desce sozinho
         print("\r" + "\x1b[A" * rows + "\x1b[J" + text + end + line, end="", flush=True)
 
     def restore(self):

@@ -833,8 +833,8 @@ class Console(Outbox):
 
     @staticmethod
     def write_all(data):
-        while data:  # direto no descritor: parada dentro do print(), esta thread prenderia o fim do programa
-            del data[:os.write(sys.stdout.fileno(), data)]
+        while data:  # sem o buffer do print(): parada dentro dele, esta thread prenderia o fim do programa
+            del data[:getattr(sys.stdout.buffer, "raw", sys.stdout.buffer).write(data)]
 
 
 def is_allowed(host, networks):
