@@ -262,7 +262,7 @@ def open_link(name, side, receive_bytes):
 def open_standard():
     """Nasceu sem stdin, stdout ou stderr (`>&-`): /dev/null, ou o socket cru toma o lugar, e o print iria à rede."""
     for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
-        setattr(sys, name, getattr(sys, name) or open(os.devnull, mode))
+        setattr(sys, name, getattr(sys, name) or open(os.open(os.devnull, os.O_RDWR), mode, closefd=False))
     sys.stderr.reconfigure(line_buffering=True)  # até o Python 3.8, num arquivo ele guardaria as linhas para o fim
 
 
@@ -275,6 +275,7 @@ def drop_root():
         return None
     import pwd  # também
     user = pwd.getpwuid(uid)
+    escape("\x1b")  # carrega o codec já: de um Python dentro de /root, quem digitou sudo não o leria depois
     os.initgroups(user.pw_name, user.pw_gid)  # os grupos primeiro: sem root não se mexe mais neles
     os.setgid(user.pw_gid)
     os.setuid(uid)
@@ -421,7 +422,7 @@ class Partial(Sink):
         if not mine or not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid not in owners:
             raise Failure(f"{self.path} não é um arquivo comum nosso: apague-o, ou grave com outro nome (-o)")
         try:
-            with open(self.note, encoding="ascii", opener=open_own) as note:
+            with open(self.note, encoding="utf-8", opener=open_own) as note:
                 size, date = map(int, note.read(64).split())
             struct.pack("!Qq", size, date)
         except (OSError, ValueError, struct.error):  # sem o bilhete não se sabe de que arquivo é: do zero
@@ -434,7 +435,7 @@ class Partial(Sink):
             os.ftruncate(self.fd, 0)  # antes do bilhete: um kill -9 aqui não deixa um par trocado
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.note)
-            with open(self.note, "x", encoding="ascii", opener=open_own) as note:
+            with open(self.note, "x", encoding="utf-8", opener=open_own) as note:
                 note.write("%d %d\n" % identity)
             self.size, self.identity, self.hash, self.hashed = 0, identity, hashlib.sha256(), 0
 

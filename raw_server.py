@@ -270,7 +270,7 @@ def open_link(name, side, receive_bytes):
 def open_standard():
     """Nasceu sem stdin, stdout ou stderr (`>&-`): /dev/null, ou o socket cru toma o lugar, e o print iria à rede."""
     for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
-        setattr(sys, name, getattr(sys, name) or open(os.devnull, mode))
+        setattr(sys, name, getattr(sys, name) or open(os.open(os.devnull, os.O_RDWR), mode, closefd=False))
     sys.stderr.reconfigure(line_buffering=True)  # até o Python 3.8, num arquivo ele guardaria as linhas para o fim
 
 
@@ -283,6 +283,7 @@ def drop_root():
         return None
     import pwd  # também
     user = pwd.getpwuid(uid)
+    escape("\x1b")  # carrega o codec já: de um Python dentro de /root, quem digitou sudo não o leria depois
     os.initgroups(user.pw_name, user.pw_gid)  # os grupos primeiro: sem root não se mexe mais neles
     os.setgid(user.pw_gid)
     os.setuid(uid)

@@ -3394,6 +3394,44 @@ class TestRawServer(RawTestCase):
         low = m.Frame(m.BROADCAST, b"c" * 6, m.HELLO, 0, 0, 1, m.LAYOUT[m.HELLO].pack(bytes(16), 10))
         self.assertRaises(m.ProtocolError, server.welcome, low, 1)
 
+    def test_born_without_standard_streams(self):
+        """`>&-`: /dev/null no lugar deles, e nunca o socket cru, por onde um print iria à rede."""
+        data = self.film()
+        server = self.spawn("raw_server.py", "lo", "--pasta", self.videos,
+                            prefix=(*self.lab.prefix, "sh", "-c", 'exec "$@" <&- 2>&-', "sh"))
+        for closed in ("<&-", ">&-", "<&- >&- 2>&-"):
+            prefix = (*self.lab.prefix, "sh", "-c", f'exec "$@" {closed}', "sh")
+            done = self.run_script("raw_client.py", "baixar", "filme.bin", "-o", "-", prefix=prefix, status=0)
+            self.assertEqual(done.out, b"" if ">&-" in closed.split() else data, closed)
+        self.run_script("raw_client.py", "mensagem", prefix=prefix, status=0)
+        self.stop(server)
+
+    def test_nothing_left_to_import_without_root(self):
+        """Devolvido o privilégio, um Python dentro de /root já não se lê: o que faltava carregar derrubaria tudo."""
+        code = """if True:
+            import fcntl, importlib.util, io, os, sys
+            spec = importlib.util.spec_from_file_location("script", sys.argv[1])
+            m = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(m)
+            real, os.geteuid, os.environ["SUDO_UID"] = os.geteuid, lambda: 0, "1"
+            m.open, os.initgroups, os.setgid = lambda path: io.StringIO("0 0 4294967295"), print, print
+            os.setuid = lambda uid: (sys.path.clear(), sys.meta_path.clear())
+            user, os.geteuid = m.drop_root(), real
+            del m.open
+            print(m.escape("\\x1b"), user.pw_uid)
+            if hasattr(m, "Partial"):
+                for turn in range(2):
+                    partial = m.Partial(sys.argv[2])
+                    partial.begin(0, (9, 9))
+                    partial.write([b"x"])
+                    partial.close()
+            """
+        for script in ("raw_server.py", "raw_client.py"):
+            done = subprocess.run([sys.executable, "-c", code, str(HERE / script), str(self.home / "x")],
+                                  env=child_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.assertIn(b"\\x1b 1\n", done.stdout, done.stderr.decode())
+            self.assertEqual(done.returncode, 0, done.stderr.decode())
+
     def bare_server(self):
         """Um Server sem socket, para as contas que não dependem dele."""
         server = self.server_module.Server.__new__(self.server_module.Server)
