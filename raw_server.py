@@ -473,15 +473,10 @@ class Source:
     """Um arquivo aberto para servir. O hash dele se calcula nas folgas do laço."""
 
     def __init__(self, fd, size=None):
-        self.fd, self.identity = fd, os.fstat(fd)
-        self.size, self.date = size or self.identity.st_size, self.identity.st_mtime_ns
+        status = os.fstat(fd)
+        self.fd, self.stamp = fd, (status.st_size, status.st_mtime_ns)
+        self.size, self.date = size or status.st_size, status.st_mtime_ns
         self.hash, self.hashed, self.digest = hashlib.sha256(), 0, bytes(32)  # zeros: ainda não se sabe
-
-    def check(self):
-        """Levanta Refusal se o arquivo mudou desde que foi aberto."""
-        status = os.fstat(self.fd)
-        if (status.st_size, status.st_mtime_ns) != (self.identity.st_size, self.identity.st_mtime_ns):
-            raise Refusal(CHANGED)
 
     def hash_step(self):
         """Um passo do hash; False se não há mais o que fazer."""
@@ -498,7 +493,7 @@ class Source:
 def open_source(folder, name):
     """Abre `name` abaixo da pasta: sem '..', sem link simbólico no caminho, e só arquivo comum. Levanta Refusal."""
     if name == ZEROS_NAME:
-        return Source(os.open("/dev/zero", os.O_RDONLY | os.O_CLOEXEC), ZEROS_SIZE)
+        return Source(os.open("/dev/zero", os.O_RDONLY), ZEROS_SIZE)
     if name == CATALOG_NAME:
         fd = os.memfd_create("catalogo")
         os.write(fd, b"".join(b"%d %d %s\0" % entry for entry in list_folder(folder)))
@@ -592,15 +587,15 @@ class Session:
 
     def send_card(self):
         """FICHA: o descritor do arquivo, e as contas da cópia."""
-        self.source.check()
-        source, sender, path = self.source, self.sender, self.sender.path
+        source, sender, path, status = self.source, self.sender, self.sender.path, os.fstat(self.source.fd)
+        if (status.st_size, status.st_mtime_ns) != source.stamp:  # mudou desde que foi aberto
+            raise Refusal(CHANGED)
         self.reply(CARD, 0, LAYOUT[CARD].pack(self.offset, source.size, source.date, self.room, source.digest,
                                               sender.sent, sender.again, int(path.smooth), int(path.least)))
 
     def on_ack(self, frame, now):
         echo, hold, window, bits = unpack_body(ACK, frame.payload)
-        sender = self.sender
-        base = sender.base if sender else 0
+        sender, base = self.sender, self.sender and self.sender.base
         if not sender or not sender.on_ack(now, frame.clock, from_wire(frame.block, base), echo, hold, window,
                                            int.from_bytes(bits, "little")):
             raise ProtocolError("confirmação velha")
@@ -617,7 +612,7 @@ class Session:
                 raise Refusal(GENERAL)
             if more == LAST:
                 self.server.speaker = self
-                print(f"{self.mac.hex(':')} diz: {escape(self.inbox.decode('utf-8', 'replace'))}", flush=True)
+                self.server.say(f"{self.mac.hex(':')} diz: {escape(self.inbox.decode('utf-8', 'replace'))}\n")
                 self.inbox.clear()
         if frame.block < self.expected:  # a repetida ganha outro recibo, e mais nada
             self.reply(RECEIPT, frame.block)
@@ -687,11 +682,12 @@ class Server:
         self.key = read_key(args.chave_arquivo)
         _, self.seal = make_seal(self.key)
         try:
-            self.folder = os.open(args.pasta, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.folder = os.open(args.pasta, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise Failure(f"a pasta {args.pasta!r} não serve ({error.strerror}). Crie-a: mkdir {args.pasta}") from None
-        self.sessions, self.ignored = {}, collections.Counter()
-        self.buffer, self.typed, self.speaker = memoryview(bytearray(self.mtu + 14)), bytearray(), None
+        self.sessions, self.ignored, self.listed_until = {}, collections.Counter(), 0
+        self.buffer, self.speaker = memoryview(bytearray(self.mtu + 14)), None
+        self.typed, self.unsaid = bytearray(), bytearray()  # o que se digita; o que a saída ainda não aceitou
 
     def send(self, frame):
         """Envia um quadro. Fila da placa cheia: espera um pouco, poucas vezes; depois, é como se o fio o perdesse."""
@@ -699,8 +695,7 @@ class Server:
             print(describe("->", frame), file=sys.stderr)
         for _ in range(FULL_TRIES):
             try:
-                self.sock.send(frame)
-                return
+                return self.sock.send(frame)
             except OSError as error:
                 self.excuse(error)
                 time.sleep(FULL_S)
@@ -716,8 +711,7 @@ class Server:
             try:
                 data = self.buffer[:self.sock.recv_into(self.buffer)]
             except OSError as error:  # não há mais, ou a interface caiu (o kernel avisa uma vez só)
-                self.excuse(error)
-                return
+                return self.excuse(error)
             try:
                 self.dispatch(data, clock())
             except ProtocolError as error:
@@ -743,8 +737,6 @@ class Server:
         """O que falha num cliente acaba só com ele."""
         try:
             return action(*args)
-        except BrokenPipeError:  # a nossa saída padrão fechou
-            raise
         except (Refusal, OSError) as error:  # OSError: disco com defeito, descritores demais
             session.refuse(error.args[0] if isinstance(error, Refusal) else GENERAL)
 
@@ -781,18 +773,34 @@ class Server:
                 session.outbox.extend(split_text(line.decode("utf-8", "replace"), session.room))
         return bool(piece)
 
+    def say(self, text):
+        """Diz ao operador, sem esperar: um cano que ninguém lê, ou um terminal parado (Ctrl+S), não para o laço."""
+        if len(self.unsaid) < MESSAGE_MAX:
+            self.unsaid += text.encode(sys.stdout.encoding, "replace")
+        else:
+            self.ignored["mensagem que ninguém leu"] += 1
+
+    def flush(self):
+        """Escreve o que a saída aceitar já. Sem bloqueio só por um instante: o terminal é também de outros."""
+        os.set_blocking(1, False)
+        try:
+            del self.unsaid[:os.write(1, self.unsaid)]
+        except BlockingIOError:  # cheia
+            pass
+        finally:
+            os.set_blocking(1, True)
+
     def serve(self):
         listen = [self.sock, 0]
         while True:
             self.receive()
             now = clock()
-            wake = now + TIMEOUT_MAX_US
-            for session in list(self.sessions.values()):
-                wake = min(wake, self.attempt(session, session.step, now) or now)
-            busy = wake <= now or any([self.attempt(s, s.source.hash_step) for s in self.sessions.values() if s.source])
-            if busy and len(listen) == 1:
-                continue
-            ready, _, _ = select.select(listen, [], [], 0 if busy else (wake - now) / 1e6)  # select: precisão de µs
+            sessions = list(self.sessions.values())
+            wake = min((self.attempt(s, s.step, now) or now for s in sessions), default=now + TIMEOUT_MAX_US)
+            busy = wake <= now or any([self.attempt(s, s.source.hash_step) for s in sessions if s.source])
+            ready, room, _ = select.select(listen, [1] if self.unsaid else [], [], 0 if busy else (wake - now) / 1e6)
+            if room:
+                self.flush()
             if 0 in ready and not self.read_terminal():
                 listen.remove(0)
 
@@ -802,17 +810,17 @@ class Server:
         os.close(self.folder)
         if self.ignored:
             print("quadros ignorados:", ", ".join(f"{why} {n}" for why, n in self.ignored.items()), file=sys.stderr)
+        self.flush()
 
 
 def serve(args):
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
     open_standard()
-    link = open_link(args.interface, 0, QUEUE_BYTES)
+    sock, mac, mtu = open_link(args.interface, 0, QUEUE_BYTES)
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # ver read_terminal
     drop_root()
-    with link[0], contextlib.closing(Server(args, *link)) as server, contextlib.suppress(KeyboardInterrupt):
-        about = f"({server.mac.hex(':')}, MTU {server.mtu}, uid {os.geteuid()})"
-        print(f"escutando em {args.interface} {about}", flush=True)
+    with sock, contextlib.closing(Server(args, sock, mac, mtu)) as server, contextlib.suppress(KeyboardInterrupt):
+        print(f"escutando em {args.interface} ({mac.hex(':')}, MTU {mtu}, uid {os.geteuid()})", flush=True)
         server.serve()
 
 

@@ -3394,6 +3394,24 @@ class TestRawServer(RawTestCase):
         low = m.Frame(m.BROADCAST, b"c" * 6, m.HELLO, 0, 0, 1, m.LAYOUT[m.HELLO].pack(bytes(16), 10))
         self.assertRaises(m.ProtocolError, server.welcome, low, 1)
 
+    def test_output_that_nobody_reads(self):
+        """Um cano cheio (ou um terminal parado por Ctrl+S) perde mensagens, e não para o servidor."""
+        self.film()
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=self.lab.prefix, ready=None,
+                            stdout=write, constants={"MESSAGE_MAX": 70_000})
+        os.close(write)
+        with open(read, "rb", closefd=False) as output:
+            self.assertRegex(output.readline().decode(), READY)
+        for _ in range(4):
+            self.client("mensagem", "x" * 60_000)
+        self.assertIn("1 arquivo", self.client("listar").text)
+        self.stop(server)
+        self.assertRegex(server.errors(), "mensagem que ninguém leu 1\n")
+        with open(read, "rb", closefd=False) as output:
+            self.assertIn(b"diz: xxx", output.read())
+
     def test_born_without_standard_streams(self):
         """`>&-`: /dev/null no lugar deles, e nunca o socket cru, por onde um print iria à rede."""
         data = self.film()
