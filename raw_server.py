@@ -44,7 +44,7 @@ FLYING_MAX = 16384  # blocos no ar por sessão, diga o cliente o que disser
 HALF_OPEN_MAX, HALF_OPEN_US = 64, 5_000_000  # sessões que só disseram OLÁ, e por quanto tempo
 SILENCE_US = 15_000_000       # sem um quadro do cliente: ele caiu
 STALLED_US = 600_000_000      # conversa, mas a cópia não anda (um filme em pausa): dez minutos
-CATALOG_MAX, DEPTH_MAX = 4096, 32  # arquivos no catálogo, e pastas dentro de pastas até onde ele os procura
+CATALOG_MAX, DEPTH_MAX, CATALOG_REST = 4096, 32, 20  # arquivos; pastas dentro de pastas; folga entre duas leituras
 MESSAGE_MAX, OUTBOX_MAX = 1 << 20, 4096  # bytes de uma mensagem; partes à espera de quem as busque
 HASH_STEP = 1 << 16  # bytes de hash por folga do laço: dezenas de µs, não atrasa um envio
 QUEUE_BYTES = 1 << 20  # o servidor só recebe quadros pequenos
@@ -490,22 +490,21 @@ class Source:
         return True
 
 
-def open_source(folder, name):
+def open_source(server, name):
     """Abre `name` abaixo da pasta: sem '..', sem link simbólico no caminho, e só arquivo comum. Levanta Refusal."""
     if name == ZEROS_NAME:
         return Source(os.open("/dev/zero", os.O_RDONLY), ZEROS_SIZE)
     if name == CATALOG_NAME:
         fd = os.memfd_create("catalogo")
-        os.write(fd, b"".join(b"%d %d %s\0" % entry for entry in list_folder(folder)))
+        os.write(fd, server.catalog())
         return Source(fd)
     parts = name.split(b"/")
     if b"\0" in name or any(part in (b"", b".", b"..") for part in parts):
         raise Refusal(DENIED)
-    fd, code = os.dup(folder), DENIED
+    fd, code = os.dup(server.folder), DENIED
     try:
         for part in parts:  # O_NONBLOCK: abrir um FIFO não espera ninguém
-            parent, kind = fd, os.O_NONBLOCK if part is parts[-1] else os.O_DIRECTORY
-            fd = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=parent)
+            parent, fd = fd, os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
             os.close(parent)
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return Source(fd)
@@ -517,18 +516,14 @@ def open_source(folder, name):
 
 
 def list_folder(folder):
-    """Catálogo, (tamanho, data, nome): o que open_source aceitaria, menos os ocultos."""
-    entries = []
+    """Gera o catálogo, "tamanho data nome": o que open_source aceitaria, menos os ocultos."""
     for path, folders, names, fd in os.fwalk(".", dir_fd=folder):
         folders[:] = sorted(name for name in folders if name[0] != "." and path.count("/") < DEPTH_MAX)
         for name in sorted(name for name in names if name[0] != "."):
             with contextlib.suppress(OSError):  # apagado enquanto listávamos, ou fechado para nós
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode):
-                    entries.append((status.st_size, status.st_mtime_ns, os.fsencode(os.path.join(path, name)[2:])))
-        if len(entries) >= CATALOG_MAX:
-            break
-    return entries[:CATALOG_MAX]
+                    yield b"%d %d %s\0" % (status.st_size, status.st_mtime_ns, os.fsencode(f"{path}/{name}"[2:]))
 
 
 class Session:
@@ -574,7 +569,7 @@ class Session:
     def on_open(self, frame, now):
         if self.asked is None:
             offset, size, date, free, queue, window, echo, hold, name = unpack_body(OPEN, frame.payload)
-            self.asked, self.source = frame.payload, open_source(self.server.folder, name)
+            self.asked, self.source = frame.payload, open_source(self.server, name)
             same = (size, date) == (self.source.size, self.source.date) and offset <= size
             self.offset = offset if same else 0  # senão o parcial dele é de outro arquivo, ou de outra versão deste
             rest = self.source.size - self.offset
@@ -752,6 +747,14 @@ class Server:
         self.sessions[session.number] = session
         body = LAYOUT[WELCOME].pack(nonce, session.nonce) + socket.gethostname().encode()[:64]
         self.send(pack_frame(self.seal, frame.source, self.mac, WELCOME, session.number, 0, clock(), body))
+
+    def catalog(self):
+        """O catálogo. Lê-lo para o laço: só se relê depois de CATALOG_REST vezes o que a última leitura durou."""
+        now = clock()
+        if now >= self.listed_until:
+            self.listing = b"".join(itertools.islice(list_folder(self.folder), CATALOG_MAX))
+            self.listed_until = clock() + CATALOG_REST * (clock() - now)
+        return self.listing
 
     def drop(self, session):
         if self.sessions.pop(session.number, None):

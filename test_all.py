@@ -3394,6 +3394,22 @@ class TestRawServer(RawTestCase):
         low = m.Frame(m.BROADCAST, b"c" * 6, m.HELLO, 0, 0, 1, m.LAYOUT[m.HELLO].pack(bytes(16), 10))
         self.assertRaises(m.ProtocolError, server.welcome, low, 1)
 
+    def test_catalog_is_not_read_again_at_once(self):
+        """Ler a pasta para o laço: quem pede o catálogo sem parar só a relê depois de uma folga."""
+        m, server, now = self.server_module, self.bare_server(), [1000]
+        server.folder, server.listed_until = os.open(self.videos, os.O_RDONLY), 0
+        self.addCleanup(os.close, server.folder)
+
+        def slow_list(folder, read=m.list_folder):
+            now[0] += 50  # µs
+            return read(folder)
+
+        with mock.patch.object(m, "clock", lambda: now[0]), mock.patch.object(m, "list_folder", slow_list):
+            for name, wait, seen in (("um", 0, 1), ("dois", 50 * m.CATALOG_REST - 1, 1), ("três", 1, 3)):
+                self.film(name, 10)
+                now[0] += wait
+                self.assertEqual(server.catalog().count(b"\0"), seen, name)
+
     def test_output_that_nobody_reads(self):
         """Um cano cheio (ou um terminal parado por Ctrl+S) perde mensagens, e não para o servidor."""
         self.film()
