@@ -713,14 +713,15 @@ class Server:
                 self.ignored[str(error)] += 1
 
     def dispatch(self, data, now):
-        number = int.from_bytes(data[SESSION_AT:SESSION_AT + 4], "big")
-        session = self.sessions.get(number)
+        session = self.sessions.get(int.from_bytes(data[SESSION_AT:SESSION_AT + 4], "big"))
+        if session is None and data[KIND_AT:KIND_AT + 1] == bytes([BYE]):  # o segundo FIM de quem já se foi
+            return
         frame = unpack_frame(session.seal if session else self.seal, data)
         if self.verbose:
             print(describe("<-", data), file=sys.stderr)
-        if frame.kind & FROM_SERVER or frame.target not in (self.mac, BROADCAST):
+        if frame.kind & FROM_SERVER or frame.target not in (self.mac, BROADCAST) or frame.source[0] & 1:  # grupo
             raise ProtocolError("não é para mim")
-        if number == 0 and frame.kind == HELLO:
+        if frame.kind == HELLO and frame.session == 0:
             return self.welcome(frame, now)
         if session is None or frame.source != session.mac:
             raise ProtocolError("sessão desconhecida")

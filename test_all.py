@@ -3410,6 +3410,16 @@ class TestRawServer(RawTestCase):
                 now[0] += wait
                 self.assertEqual(server.catalog().count(b"\0"), seen, name)
 
+    def test_answers_nobody_speaking_for_a_group(self):
+        """Um OLÁ com origem de difusão faria o servidor mandar o filme a todas as máquinas do enlace."""
+        m, server = self.server_module, self.bare_server()
+        body = m.LAYOUT[m.HELLO].pack(bytes(16), 1500)
+        for source, sessions in ((m.BROADCAST, 0), (b"\x01\0^\0\0\1", 0), (b"\x02\0\0\0\0\1", 1)):
+            frame = memoryview(m.pack_frame(server.seal, m.BROADCAST, source, m.HELLO, 0, 0, 1, body))
+            with contextlib.suppress(m.ProtocolError):
+                server.dispatch(frame, 1)
+            self.assertEqual(len(server.sessions), sessions, source)
+
     def test_output_that_nobody_reads(self):
         """Um cano cheio (ou um terminal parado por Ctrl+S) perde mensagens, e não para o servidor."""
         self.film()
@@ -3507,6 +3517,14 @@ class TestRawServer(RawTestCase):
         self.until(lambda: not any(path.endswith("filme.bin") for path in self.open_files(server)),
                    "o servidor fecha o arquivo")
         self.client("baixar", "filme.bin")
+
+    def test_clean_conversation_ignores_nothing(self):
+        """O cliente diz FIM duas vezes, e o segundo, de uma sessão que acabou, não é um quadro torto."""
+        options, _ = self.key()
+        server = self.serve(*options)
+        self.client("mensagem", "oi", *options)
+        self.stop(server)
+        self.assertEqual(server.errors(), "")
 
     def test_replay_and_forgery_with_a_key(self):
         options, key = self.key()
