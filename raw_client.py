@@ -355,7 +355,7 @@ class Sink:
 
     def ended(self):
         """Tudo entregue e conferido?"""
-        return True
+        return not self.backlog
 
 
 class Memory(Sink):
@@ -376,27 +376,27 @@ class Pipe(Sink):
 
     def __init__(self, fd):
         super().__init__()
-        self.fd, self.waiting = fd, bytearray()
+        self.fd, self.waiting = fd, collections.deque()  # um pedaço por lote; do primeiro, só o que falta
         os.set_blocking(fd, False)
 
     def write(self, pieces):
-        data = b"".join(pieces)
+        data = memoryview(b"".join(pieces))
         self.hash.update(data)
-        self.size += len(data)
-        self.waiting += data
-        self.idle()
+        self.size, self.backlog = self.size + len(data), self.backlog + len(data)
+        self.waiting.append(data)
+        while self.idle():
+            pass
 
     def idle(self):
         try:
-            sent = os.write(self.fd, self.waiting) if self.waiting else 0
+            sent = os.write(self.fd, self.waiting[0]) if self.waiting else 0
         except BlockingIOError:
             sent = 0
-        del self.waiting[:sent]
-        self.backlog = len(self.waiting)
+        if sent:
+            self.backlog, self.waiting[0] = self.backlog - sent, self.waiting[0][sent:]  # outra fatia, e nenhuma cópia
+            if not self.waiting[0]:
+                self.waiting.popleft()
         return sent > 0
-
-    def ended(self):
-        return not self.waiting
 
 
 def open_own(path, flags):

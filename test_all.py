@@ -48,6 +48,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import tracemalloc
 import types
 import unittest
 from unittest import mock
@@ -3761,6 +3762,36 @@ class TestRawClient(RawTestCase):
         m = self.client_module
         with self.assertRaisesRegex(m.Failure, str(m.MESSAGE_MAX)):
             m.Client.say(None, "á" * (m.MESSAGE_MAX // 2 + 1))
+
+    def bare_client(self, **fields):
+        """Um Client sem socket, para o que não depende dele."""
+        client = self.client_module.Client.__new__(self.client_module.Client)
+        vars(client).update({"server": bytes(6), "server_name": "\x1b", "verbose": False, "queue": 8, "capacity": 8,
+                             "block": 100, "size": 1000, "digest": bytes(32), **fields})
+        return client
+
+    def test_pipe_keeps_what_does_not_fit_and_copies_it_once(self):
+        m, data = self.client_module, random.Random(SEED).getrandbits(8 << 23).to_bytes(8 << 20, "big")
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        self.addCleanup(os.close, write)
+        sink, seen = m.Pipe(write), bytearray()
+        half = len(data) // 2
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for at in range(0, half, 1 << 18):
+            sink.write([memoryview(data)[at:at + 1000], memoryview(data)[at + 1000:at + (1 << 18)]])
+        self.assertGreater(sink.backlog, half - (1 << 20))
+        for at in range(half, len(data), 1 << 18):
+            sink.write([memoryview(data)[at:at + (1 << 18)]])
+            seen += os.read(read, 1 << 16)
+        _, peak = tracemalloc.get_traced_memory()
+        self.assertLess(peak, 1.5 * len(data))
+        while not sink.ended():
+            sink.idle()
+            seen += os.read(read, 1 << 16)
+        self.assertEqual((seen == data, sink.size, sink.backlog), (True, len(data), 0))
+        self.assertEqual(sink.hash.digest(), hashlib.sha256(data).digest())
 
     def test_player_slow_then_done(self):
         """Um tocador em pausa: a janela fecha, a memória não cresce, e a sessão não morre de silêncio."""
