@@ -15,8 +15,7 @@ O caminho de um bloco até o disco (o quadro está desenhado em raw_server.py, e
 
 O .parcial só recebe o que está em ordem: o tamanho dele é o ponto de onde retomar, mesmo depois de um kill -9.
 
-O que ele não faz: não esconde nada de quem escuta o cabo e não conserta um cabo: depois de --espera segundos sem
-servidor, desiste e diz como continuar.
+O que ele não faz: não esconde nada de quem escuta o cabo, e não espera para sempre: --espera segundos, e desiste.
 """
 import argparse
 import array
@@ -42,10 +41,8 @@ QUEUE_BYTES = 16 << 20  # fila do kernel: 130 ms de 1 Gbit/s enquanto o disco re
 WINDOW_BYTES, WINDOW_BLOCKS = 16 << 20, 11_000  # guardados fora de ordem; o bitmap deles cabe num quadro de 1500 B
 BATCH_BLOCKS, BATCH_BYTES = 64, 1 << 20  # quadros lidos antes de uma escrita
 HASH_STEP = 1 << 16  # bytes conferidos por folga: dezenas de µs
-CATALOG_BYTES = 8 << 20  # um catálogo maior do que isto é mentira
-MESSAGE_MAX = 1 << 20  # bytes de uma mensagem
-ACK_EVERY_US = 1000  # uma confirmação por milissegundo, ou por quarto de janela
-ACK_AGAIN_US = 50_000  # sem novidade, repete a última: ela pode ter se perdido
+CATALOG_BYTES, MESSAGE_MAX = 8 << 20, 1 << 20  # um catálogo maior do que isto é mentira; bytes de uma mensagem
+ACK_EVERY_US, ACK_AGAIN_US = 1000, 50_000  # uma confirmação por ms; sem novidade, repete a última: pode ter se perdido
 ASK_US, ASK_MAX_US = 50_000, 400_000  # um pedido sem resposta se repete, cada vez com mais calma
 LISTEN_US = 300_000  # quanto `listar` espera pelos outros servidores depois do primeiro
 SILENCE_US = 3_000_000  # servidor calado: procura-o de novo, e retoma de onde parou
@@ -411,11 +408,13 @@ class Partial(Sink):
         import fcntl
         super().__init__()
         self.target, self.path, self.note, self.hashed = target, target + ".parcial", target + ".parcial.id", 0
-        self.fd = open_own(self.path, os.O_RDWR | os.O_CREAT)
         try:
+            self.fd = open_own(self.path, os.O_RDWR | os.O_CREAT)
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # some com o processo, até por kill -9
         except BlockingIOError:
             raise Failure(f"outro raw_client.py já está baixando {target}") from None
+        except OSError as error:  # pasta que não existe, ou fechada para nós; um link; nome comprido demais
+            raise Failure(f"não consigo gravar em {self.path}: {error.strerror}. Outro lugar: -o ARQUIVO") from None
         status = os.fstat(self.fd)
         mine = os.path.samestat(status, os.lstat(self.path))  # outro cliente pode tê-lo acabado entre o open e o flock
         owners = os.geteuid(), os.stat(os.path.dirname(self.path) or ".").st_uid  # em /tmp, outro o mudaria depois
@@ -493,7 +492,7 @@ class Client:
             self.excuse(error)
 
     def excuse(self, error):
-        """Fila vazia ou cheia, interface desligada: passam, e o pedido se repete. O resto é o fim."""
+        """Fila vazia ou cheia, interface desligada: passam (None), e o pedido se repete. O resto é o fim."""
         if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN, errno.EMSGSIZE):
             raise Failure(f"a interface {self.interface} sumiu ({error.strerror}). Veja as outras: ip -br link")
 
@@ -517,8 +516,7 @@ class Client:
             try:
                 frame = self.check(self.buffer[:self.sock.recv_into(self.buffer)])
             except OSError as error:
-                self.excuse(error)
-                continue
+                frame = self.excuse(error)
             if frame:
                 yield frame
 
@@ -545,8 +543,7 @@ class Client:
             for frame in self.frames(min(clock() + min(ASK_US << turn, ASK_MAX_US), until)):
                 mine, theirs, name = unpack_body(WELCOME, frame.payload) if frame.kind == WELCOME else (0, 0, 0)
                 if mine == nonce and frame.session == session_of(b"", mine, theirs)[0]:
-                    shown = name.decode("utf-8", "replace")
-                    found[frame.source] = frame.source, mine, theirs, shown, frame.clock, clock()
+                    found[frame.source] = frame.source, mine, theirs, os.fsdecode(name), frame.clock, clock()
                     if not everyone:
                         break
             until, turn = min(until, clock() + LISTEN_US) if found else until, turn + 1
@@ -587,8 +584,7 @@ class Client:
 
     def drain(self, sink):
         """Lê até um lote da fila e entrega o que ficou em ordem; devolve quantos blocos e quantas fichas vieram."""
-        accept, ready, wanted = self.receiver.accept, [], (DATA, WIRE_VERSION, self.block, self.number)
-        blocks = cards = 0
+        ready, blocks, cards, wanted = [], 0, 0, (DATA, WIRE_VERSION, self.block, self.number)
         for slot, sealed, mark, payload in self.slots:
             try:
                 size = self.sock.recv_into(slot)
@@ -606,7 +602,7 @@ class Client:
             blocks += 1
             if sent > self.newest:
                 self.newest, self.newest_at = sent, clock()
-            accept(from_wire(block, self.receiver.next), payload, ready)
+            self.receiver.accept(from_wire(block, self.receiver.next), payload, ready)
         if ready:
             sink.write(ready)
         return blocks, cards
@@ -618,27 +614,27 @@ class Client:
 
     def transfer(self, sink, name="", until=None):
         """Recebe até o fim, conferido (ou até o instante `until`). Levanta Silence se o servidor cala."""
-        receiver, pending, acked, heard, bar = self.receiver, 1, 0, clock(), Progress(name, sink, self.size)
+        receiver, pending, acked, heard = self.receiver, 1, 0, clock()
         quarter = max(1, min(self.queue, self.capacity) // 4)
-        while until is None or clock() < until:
-            (blocks, cards), now = self.drain(sink), clock()
-            if blocks or cards:  # um quadro que não se confere não é sinal de vida
-                heard, pending = now, pending + blocks
-            elif now - heard > SILENCE_US:
-                raise Silence
-            if receiver.next == receiver.total and sink.ended() and any(self.digest):
-                break
-            backlog = -(-sink.backlog // self.block)  # em blocos, para cima
-            reopened = receiver.next + receiver.capacity - backlog >= receiver.limit + quarter
-            fresh = pending or reopened and receiver.limit < receiver.total
-            due = acked + (ACK_EVERY_US if fresh else ACK_AGAIN_US)
-            if now >= due or pending >= quarter:
-                self.acknowledge(backlog, now)
-                pending, acked = 0, now
-                bar.show(now)
-            elif not blocks and not sink.idle():
-                select.select([self.sock], [sink.fd] if sink.backlog else [], [], (due - now) / 1e6)
-        bar.end()
+        with contextlib.closing(Progress(name, sink, self.size)) as bar:  # um erro, ou Ctrl+C, também a apaga
+            while until is None or clock() < until:
+                (blocks, cards), now = self.drain(sink), clock()
+                if blocks or cards:  # um quadro que não se confere não é sinal de vida
+                    heard, pending = now, pending + blocks
+                elif now - heard > SILENCE_US:
+                    raise Silence
+                if receiver.next == receiver.total and sink.ended() and any(self.digest):
+                    break
+                backlog = -(-sink.backlog // self.block)  # em blocos, para cima
+                reopened = receiver.next + receiver.capacity - backlog >= receiver.limit + quarter
+                fresh = pending or reopened and receiver.limit < receiver.total
+                due = acked + (ACK_EVERY_US if fresh else ACK_AGAIN_US)
+                if now >= due or pending >= quarter:
+                    self.acknowledge(backlog, now)
+                    pending, acked = 0, now
+                    bar.show(now)
+                elif not blocks and not sink.idle():
+                    select.select([self.sock], [sink.fd] if sink.backlog else [], [], (due - now) / 1e6)
 
     def fetch(self, name, sink):
         """Um arquivo inteiro, desde o começo, para um destino que não se retoma."""
@@ -695,10 +691,10 @@ class Progress:
         self.shown, done = now, self.sink.size
         rate, share = (done - self.first) / (now - self.began), done / max(self.size, 1)  # bytes por µs: MB/s
         left = f"faltam {(self.size - done) / rate / 1e6:.0f} s" if rate else ""
-        print(f"\r{self.name[:24]} {share:4.0%} [{'#' * int(24 * share):.<24}] {rate:.1f} MB/s {left}\x1b[K",
-              end="", file=sys.stderr, flush=True)
+        line = f"{self.name[:24]} {share:4.0%} [{'#' * int(24 * share):.<24}] {rate:.1f} MB/s {left}"
+        print("\r" + line[:(os.get_terminal_size(2).columns or 80) - 1], end="\x1b[K", file=sys.stderr, flush=True)
 
-    def end(self):
+    def close(self):
         if self.shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
@@ -720,8 +716,8 @@ def download(client, args):
     target = args.saida or escape(os.path.basename(args.word))  # o fim do nome: não sobe de pasta
     if not args.saida and target[:1] in ("", "."):
         raise Failure(f"de {escape(args.word)!r} não sai um bom nome de arquivo. Escolha um: -o ARQUIVO")
-    if os.path.lexists(target) and not args.sobrescrever:
-        raise Failure(f"{target} já existe. Para trocá-lo: --sobrescrever; para gravar em outro lugar: -o ARQUIVO")
+    if os.path.lexists(target) and not (args.sobrescrever and os.path.isfile(target)):  # nunca /dev/null, nem uma pasta
+        raise Failure(f"{target} já existe. Um arquivo se troca com --sobrescrever; outro lugar se dá com -o ARQUIVO")
     with contextlib.closing(Partial(target)) as sink:
         reached, tries = 0, 0
         while not attempt(client, args.word, sink):
@@ -770,9 +766,9 @@ def download_to_pipe(client, args):
 
 def play(client, args):
     choices = [args.player] if args.player else [choice.split() for choice in PLAYERS]
-    command = next((words for words in choices if words and shutil.which(words[0])), None)
+    command = next((words for words in choices if shutil.which(words[0])), None)
     if command is None:
-        names = ", ".join(" ".join(words[:1]) for words in choices)
+        names = ", ".join(words[0] for words in choices)
         raise Failure(f"não achei tocador ({names}). Instale um: sudo apt install mpv")
     env = dict(os.environ)
     if client.user:  # quem toca é quem digitou sudo: com as preferências e o som dele
@@ -786,6 +782,8 @@ def play(client, args):
         except BaseException:
             player.terminate()
             raise
+    if player.returncode:
+        raise Failure(f"o tocador {command[0]} acabou com o estado {player.returncode}: não tocou, ou não até o fim")
 
 
 def measure(client, args):
@@ -819,7 +817,7 @@ def message(client, args):
         if select.select([0], [], [], FETCH_US / 1e6)[0]:
             piece = os.read(0, 1 << 16)
             reading, typed = bool(piece), typed + piece
-            while b"\n" in typed or typed and not reading:
+            while b"\n" in typed or typed and not reading or len(typed) > MESSAGE_MAX:
                 line, _, typed = typed.partition(b"\n")
                 client.say(line.decode("utf-8", "replace"))
         client.listen()
@@ -840,11 +838,13 @@ def menu(client, args):
             if letter == "m":
                 args.word = rest or None
                 message(client, args)
-            elif letter in ("b", "t") and rest.isdigit() and 0 < int(rest) <= len(names):
+            elif letter in ("b", "t") and rest.isdecimal() and 0 < int(rest) <= len(names):
                 args.word = names[int(rest) - 1]
                 (download if letter == "b" else play)(client, args)
+            elif letter:
+                print("não entendi: é b ou t com um número da lista, m ou s", file=sys.stderr)
         except EOFError:
-            return
+            return print()  # Ctrl+D deixou o terminal no meio da linha
         except Failure as failure:
             print(f"erro: {failure}", file=sys.stderr)
 
@@ -881,7 +881,7 @@ def read_words(parser, args):
         parser.error(f"não conheço o comando {name!r}: use {', '.join(COMMANDS)}")
     args.action, kind, args.word = COMMANDS.get(name, (menu, None, None))
     if len(rest) > (kind is not None) or not rest and args.word is ...:
-        parser.error(f"{name} pede {'um argumento' if kind else 'nenhum argumento'}")
+        parser.error(f"{name} {'pede um' if kind else 'não leva'} argumento")
     try:
         args.word = kind(rest[0]) if rest else args.word
     except argparse.ArgumentTypeError as error:

@@ -3739,6 +3739,17 @@ class TestRawClient(RawTestCase):
         self.assertIn("não é um arquivo comum", self.client("baixar", "filme.bin", status=1).err)
         self.assertEqual((self.home / "vitima").read_text(), "intocada")
 
+    def test_never_replaces_what_is_not_a_file(self):
+        """Antes de pedir um byte: --sobrescrever não troca uma pasta, um FIFO nem um /dev/null por um filme."""
+        (self.home / "pasta").mkdir()
+        os.mkfifo(self.home / "fifo")
+        (self.home / "solto").symlink_to("nada")
+        for target, word in (("pasta", "já existe"), ("fifo", "já existe"), ("solto", "já existe"),
+                             ("nao/ha", "não consigo gravar em nao/ha.parcial"), ("x" * 250, "não consigo gravar")):
+            result = self.client("baixar", "filme.bin", "-o", target, "--sobrescrever", "--espera", "0.1", status=1)
+            self.assert_one_line_error(result, word, "-o ARQUIVO")
+        self.assertEqual(sorted(os.listdir(self.home)), ["fifo", "pasta", "solto", "videos"])
+
     def test_two_copies_of_the_same_name(self):
         self.film()
         self.serve()
@@ -3770,6 +3781,21 @@ class TestRawClient(RawTestCase):
                              "block": 100, "size": 1000, "digest": bytes(32), **fields})
         return client
 
+    def test_progress_fits_and_goes_away(self):
+        """A barra cabe em qualquer terminal, e não fica nele depois de um erro."""
+        m, screen = self.client_module, io.StringIO()
+        screen.isatty = lambda: True
+        client = self.bare_client(receiver=m.Receiver(10, 8), acknowledge=mock.Mock(),
+                                  drain=mock.Mock(side_effect=[(8, 0), m.Silence]))
+        with contextlib.redirect_stderr(screen), mock.patch.object(m, "clock", itertools.count(0, 200_000).__next__), \
+                mock.patch("os.get_terminal_size", return_value=os.terminal_size((40, 24))), \
+                self.assertRaises(m.Silence):
+            client.transfer(m.Memory(), "um nome de filme bem comprido.mp4")
+        _, shown, after = screen.getvalue().split("\r")
+        self.assertRegex(shown, r"^um nome de filme bem com +0% \[")
+        self.assertLess(len(shown[:-len("\x1b[K")]), 40)
+        self.assertEqual(after, "\x1b[K")
+
     def test_pipe_keeps_what_does_not_fit_and_copies_it_once(self):
         m, data = self.client_module, random.Random(SEED).getrandbits(8 << 23).to_bytes(8 << 20, "big")
         read, write = os.pipe()
@@ -3793,6 +3819,13 @@ class TestRawClient(RawTestCase):
         self.assertEqual((seen == data, sink.size, sink.backlog), (True, len(data), 0))
         self.assertEqual(sink.hash.digest(), hashlib.sha256(data).digest())
 
+    def test_line_without_end_is_bounded(self):
+        self.serve()
+        client = self.spawn_client("mensagem", status=1)
+        client.type(b"x" * (self.client_module.MESSAGE_MAX + 2))
+        self.assertEqual(client.wait(), 1)
+        self.assertIn("uma mensagem leva até", client.errors())
+
     def test_player_slow_then_done(self):
         """Um tocador em pausa: a janela fecha, a memória não cresce, e a sessão não morre de silêncio."""
         with open(self.videos / "filme.bin", "wb") as film:
@@ -3814,6 +3847,8 @@ class TestRawClient(RawTestCase):
         self.film(size=3_000_000)
         self.serve()
         self.assertIn("fechou antes do fim", self.client("tocar", "filme.bin", "--player", "head -c 5").err)
+        result = self.client("tocar", "filme.bin", "--player", "sh -c 'cat >&2; exit 3'", status=1)
+        self.assertIn("o tocador sh acabou com o estado 3", result.err)
         result = self.client("tocar", "filme.bin", "--player", "nao-existe -", status=1)
         self.assert_one_line_error(result, "apt install")
 
@@ -3884,13 +3919,18 @@ class TestRawClient(RawTestCase):
         client.type("m olá do menu\n")
         server.expect("diz: olá do menu")
         client.expect("s: sair > ")
-        client.type("t 9\nb 1\n")
-        client.expect_error("já existe")
+        client.type("t 9\nb ²\nb 1\n")
+        client.expect_error("não entendi(.|\n)*não entendi(.|\n)*já existe")
         client.type("s\n")
+        self.assertEqual(client.wait(), 0)
+        client = self.spawn_client(tty=True, status=0)
+        client.expect("s: sair > ")
+        client.type(b"\4")
+        client.expect("\r\n")
         self.assertEqual(client.wait(), 0)
 
     def test_command_line(self):
-        for words, said in ((("lo", "voar"), "voar"), (("baixar",), "baixar pede"), (("listar", "x"), "listar pede"),
+        for words, said in ((("lo", "voar"), "voar"), (("baixar",), "baixar pede"), (("listar", "x"), "não leva"),
                             (("medir", "muito"), "segundos"), (("--servidor", "xx", "listar"), "MAC"),
                             (("--espera", "nan", "listar"), "segundos")):
             said_by_parser = io.StringIO()
