@@ -3226,6 +3226,15 @@ class TestRawRitmo(unittest.TestCase):
         sender = self.server.Sender(1000, 64, 64, 0, 100, 0)
         self.assertEqual([sender.take(now, 1) for now in (1000, 20_000, 25_000)], [(0, 1), (0, 1), None])
 
+    def test_full_pipe_is_drained_at_once(self):
+        """A terceira volta sem crescer já é a de devolver a fila: mais uma no ganho da partida a encheria."""
+        path = self.server.Path(1000)
+        for _ in range(4):
+            self.assertEqual(path.gain, self.server.STARTUP_GAIN)
+            path.best = 1.0
+            path.end_round(False)
+        self.assertEqual(path.gain, self.server.DRAIN_GAIN)
+
     def test_closed_window_and_queue_are_respected(self):
         sender = self.server.Sender(1000, 5, 8, 0, 100, 0)
         sent = [sender.take(now, 64) for now in range(0, 200_000, 1000)]
@@ -3411,6 +3420,16 @@ class TestRawServer(RawTestCase):
                 now[0] += wait
                 self.assertEqual(server.catalog().count(b"\0"), seen, name)
 
+    def test_folders_too_deep_are_left_out(self):
+        m, deep = self.server_module, self.videos / "a" / "b" / "c" / "d"
+        deep.mkdir(parents=True)
+        for path in (deep, *itertools.islice(deep.parents, 3)):
+            (path / "x").write_text("x")
+        folder = os.open(self.videos, os.O_RDONLY)
+        self.addCleanup(os.close, folder)
+        with mock.patch.object(m, "DEPTH_MAX", 2):
+            self.assertEqual([line.split()[2] for line in m.list_folder(folder)], [b"a/x\0", b"a/b/x\0"])
+
     def test_answers_nobody_speaking_for_a_group(self):
         """Um OLÁ com origem de difusão faria o servidor mandar o filme a todas as máquinas do enlace."""
         m, server = self.server_module, self.bare_server()
@@ -3420,6 +3439,15 @@ class TestRawServer(RawTestCase):
             with contextlib.suppress(m.ProtocolError):
                 server.dispatch(frame, 1)
             self.assertEqual(len(server.sessions), sessions, source)
+
+    def test_background_terminal_is_the_end_of_the_input(self):
+        server = self.bare_server()
+        server.typed = bytearray()
+        with mock.patch("os.read", side_effect=OSError(errno.EIO, "")):
+            self.assertFalse(server.read_terminal())
+        with open(f"/proc/{self.serve().pid}/status") as status:  # e SIGTTIN não o para: `./raw_server.py &`
+            ignored = int(re.search(r"SigIgn:\t(\w+)", status.read())[1], 16)
+        self.assertTrue(ignored >> (signal.SIGTTIN - 1) & 1)
 
     def test_output_that_nobody_reads(self):
         """Um cano cheio (ou um terminal parado por Ctrl+S) perde mensagens, e não para o servidor."""
@@ -3518,6 +3546,12 @@ class TestRawServer(RawTestCase):
         self.until(lambda: not any(path.endswith("filme.bin") for path in self.open_files(server)),
                    "o servidor fecha o arquivo")
         self.client("baixar", "filme.bin")
+
+    def test_refused_session_gives_the_file_back(self):
+        self.film()
+        server = self.serve()
+        self.assertEqual(self.hand_client(open_name=b"filme.bin", free=10).error(), self.client_module.TOO_BIG)
+        self.assertEqual([path for path in self.open_files(server) if path.endswith("filme.bin")], [])
 
     def test_clean_conversation_ignores_nothing(self):
         """O cliente diz FIM duas vezes, e o segundo, de uma sessão que acabou, não é um quadro torto."""
@@ -3750,6 +3784,34 @@ class TestRawClient(RawTestCase):
             self.assert_one_line_error(result, word, "-o ARQUIVO")
         self.assertEqual(sorted(os.listdir(self.home)), ["fifo", "pasta", "solto", "videos"])
 
+    def test_note_that_is_a_fifo_or_missing(self):
+        """Nada à espera num FIFO que outro pôs no lugar do bilhete; e um arquivo vazio de 1970 também o tem."""
+        data = self.film()
+        self.film("vazio", 0)
+        os.utime(self.videos / "vazio", ns=(0, 0))
+        self.serve()
+        os.mkfifo(self.home / "filme.bin.parcial.id")
+        for name, wanted in (("filme.bin", data), ("vazio", b"")):
+            self.client("baixar", name)
+            self.assertEqual((self.home / name).read_bytes(), wanted)
+        self.assertEqual(sorted(os.listdir(self.home)), ["filme.bin", "vazio", "videos"])
+
+    def test_partial_of_somebody_else(self):
+        """Numa pasta de todos, o dono do parcial o mudaria depois de conferido."""
+        m, partial = self.client_module, self.home / "x.parcial"
+        partial.touch()
+        with mock.patch("os.geteuid", return_value=partial.stat().st_uid + 1), \
+                mock.patch("os.stat", return_value=mock.Mock(st_uid=partial.stat().st_uid + 2)), \
+                self.assertRaisesRegex(m.Failure, "nosso"):
+            m.Partial(str(self.home / "x"))
+
+    def test_failure_leaves_nothing_behind(self):
+        self.film()
+        self.serve()
+        self.client("baixar", "nada", status=1)
+        self.client("baixar", "filme.bin", "--servidor", "02:00:00:00:00:01", "--espera", "0.1", status=1)
+        self.assertEqual(os.listdir(self.home), ["videos"])
+
     def test_two_copies_of_the_same_name(self):
         self.film()
         self.serve()
@@ -3781,6 +3843,34 @@ class TestRawClient(RawTestCase):
                              "block": 100, "size": 1000, "digest": bytes(32), **fields})
         return client
 
+    def test_deadline_holds_in_a_flood(self):
+        """Passada a hora, nem mais um quadro: sob inundação sempre há outro, e --espera não acabaria."""
+        full = open("/dev/zero", "rb")
+        self.addCleanup(full.close)
+        sock = mock.Mock(fileno=full.fileno, recv_into=mock.Mock(side_effect=AssertionError("leu mais um quadro")))
+        client = self.bare_client(sock=sock, buffer=memoryview(bytearray(99)))
+        self.assertEqual(list(client.frames(self.client_module.clock() - 1)), [])
+
+    def test_twisted_catalog(self):
+        good = b"7 1700000000000000000 um nome\0" + b"0 -1 outro\0"
+        for bad in (b"lixo\0", b"1 x nome\0", b"9" * 400 + b" 1 n\0", b"\0\0", b"-5 1 n\0", b"1 1 \0", b"1 1 cortado"):
+            client, said = self.bare_client(enter=mock.Mock()), io.StringIO()
+            client.fetch = lambda name, sink: sink.write([memoryview(good + bad)])
+            with contextlib.redirect_stdout(said):
+                self.assertEqual(client.catalog(None)[:2], ["um nome", "outro"], bad)
+            self.assertNotIn("\x1b", said.getvalue())
+
+    def test_answers_but_no_block_arrives(self):
+        """MTU que não passa no meio do caminho: FICHA vem, DADOS não. Um erro, e não um laço."""
+        m, args = self.client_module, mock.Mock(word="x", saida=str(self.home / "x"), sobrescrever=False)
+        with mock.patch.object(m, "attempt", side_effect=[False] * m.EMPTY_MAX + [KeyboardInterrupt]), \
+                contextlib.redirect_stderr(io.StringIO()), self.assertRaisesRegex(m.Failure, "MTU"):
+            m.download(mock.Mock(), args)
+        client = mock.MagicMock(asked=b"")
+        client.ask.return_value.payload = bytes(m.LAYOUT[m.CARD].size)
+        with self.assertRaisesRegex(m.Failure, "MTU"):
+            m.measure(client, mock.Mock(word=0.1))
+
     def test_progress_fits_and_goes_away(self):
         """A barra cabe em qualquer terminal, e não fica nele depois de um erro."""
         m, screen = self.client_module, io.StringIO()
@@ -3795,6 +3885,11 @@ class TestRawClient(RawTestCase):
         self.assertRegex(shown, r"^um nome de filme bem com +0% \[")
         self.assertLess(len(shown[:-len("\x1b[K")]), 40)
         self.assertEqual(after, "\x1b[K")
+
+    def test_human_sizes(self):
+        for size, text in ((0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (512 << 10, "512.0 KiB"),
+                           (1 << 20, "1.0 MiB"), (5 << 40, "5120.0 GiB")):
+            self.assertEqual(self.client_module.human(size), text)
 
     def test_pipe_keeps_what_does_not_fit_and_copies_it_once(self):
         m, data = self.client_module, random.Random(SEED).getrandbits(8 << 23).to_bytes(8 << 20, "big")
@@ -3835,7 +3930,8 @@ class TestRawClient(RawTestCase):
             "import sys\nfirst = sys.stdin.buffer.read(10)\nopen('fifo').read()\nsize = 10\n"
             "for piece in iter(lambda: sys.stdin.buffer.read(1 << 20), b''):\n    size += len(piece)\nprint(size)\n")
         self.serve(constants={"SILENCE_US": 300_000})
-        client = self.spawn_client("tocar", "filme.bin", "--player", f"{sys.executable} player.py", status=0)
+        client = self.spawn_client("tocar", "filme.bin", "--player", f"{sys.executable} player.py", status=0,
+                                   constants={"SILENCE_US": 300_000})
         with open(self.home / "fifo", "w"):  # só abre quando o tocador já parou de ler
             meter, paused = Meter(client), time.monotonic()
             self.until(lambda: meter.rss() > 16 << 20 and time.monotonic() > paused + 1, "a janela enche, e se espera")
@@ -3932,7 +4028,8 @@ class TestRawClient(RawTestCase):
     def test_command_line(self):
         for words, said in ((("lo", "voar"), "voar"), (("baixar",), "baixar pede"), (("listar", "x"), "não leva"),
                             (("medir", "muito"), "segundos"), (("--servidor", "xx", "listar"), "MAC"),
-                            (("--espera", "nan", "listar"), "segundos")):
+                            (("--espera", "nan", "listar"), "segundos"),
+                            (("tocar", "x", "--player", "cat 'x"), "--player")):
             said_by_parser = io.StringIO()
             with contextlib.redirect_stderr(said_by_parser), self.assertRaises(SystemExit) as end:
                 self.client_module.build_parser().parse_args(list(words))
