@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Servidor de filmes sem IP, sem TCP e sem UDP: o nosso próprio protocolo, direto no quadro Ethernet.
 
-    mkdir videos; cp filme.mp4 videos/
+    mkdir videos; mv filme.mp4 videos/
     sudo ./raw_server.py                          # em um terminal (interface lo; outra: ./raw_server.py eth0)
     sudo ./raw_client.py lo baixar filme.mp4      # em outro, ou em outra máquina do mesmo cabo ou switch
 
