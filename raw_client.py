@@ -533,7 +533,8 @@ class Client:
 
     def find(self, everyone=False):
         """Diz OLÁ até responderem: [(MAC, dois nonces, nome, relógio dele, e o nosso)]. Levanta Failure."""
-        self.server, self.number, self.seal = self.target or BROADCAST, 0, make_seal(self.key)[1]
+        self.close()
+        self.server, self.seal = self.target or BROADCAST, make_seal(self.key)[1]
         attach_filter(self.sock, FROM_SERVER)
         nonce, found, turn, until = os.urandom(16), {}, 0, clock() + int(self.wait * 1e6)
         while clock() < until and (everyone or not found):
@@ -543,7 +544,7 @@ class Client:
             for frame in self.frames(min(clock() + min(ASK_US << turn, ASK_MAX_US), until)):
                 mine, theirs, name = unpack_body(WELCOME, frame.payload) if frame.kind == WELCOME else (0, 0, 0)
                 if mine == nonce and frame.session == session_of(b"", mine, theirs)[0]:
-                    found[frame.source] = frame.source, mine, theirs, os.fsdecode(name), frame.clock, clock()
+                    found[frame.source] = frame.source, mine, theirs, os.fsdecode(name[:64]), frame.clock, clock()
                     if not everyone:
                         break
             until, turn = min(until, clock() + LISTEN_US) if found else until, turn + 1
@@ -555,14 +556,17 @@ class Client:
     def enter(self, server):
         """Passa à sessão que `server` (um dos de find) ofereceu."""
         self.server, mine, theirs, self.server_name, self.echo, self.echoed = server
+        self.target = self.server  # daqui em diante, só ele: noutro, o mesmo nome pode ser outro filme
         self.number, key = session_of(self.key, mine, theirs)
         self.said, self.heard, self.inbox = 0, 0, bytearray()  # partes de texto que foram, que vieram, e a mensagem
         _, self.seal = make_seal(key)
         attach_filter(self.sock, FROM_SERVER, self.number)
 
-    def leave(self):
-        for _ in range(2):  # FIM não tem resposta; se os dois se perdem, a sessão acaba por silêncio
+    def close(self):
+        """Sai da sessão, se há uma. O FIM não tem resposta: vão dois, e se os dois se perdem ela acaba por silêncio."""
+        for _ in range(2 if self.number else 0):
             self.send(BYE)
+        self.number = 0
 
     def open(self, name, offset=0, identity=(0, 0), free=2**64 - 1):
         """ABRE um arquivo e se prepara para recebê-lo. Devolve (desde, tamanho, data)."""
@@ -638,11 +642,9 @@ class Client:
 
     def fetch(self, name, sink):
         """Um arquivo inteiro, desde o começo, para um destino que não se retoma."""
-        try:
-            self.open(name)
-            self.transfer(sink, os.fsdecode(name))
-        finally:
-            self.leave()
+        self.open(name)
+        self.transfer(sink, os.fsdecode(name))
+        self.close()
         if self.digest != sink.hash.digest():
             raise Failure("o SHA-256 não confere com o do servidor: o que chegou está errado. Repita o comando")
 
@@ -749,8 +751,6 @@ def attempt(client, name, sink):
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise Failure(f"o disco encheu. Libere espaço e repita o comando: {sink.path} continua dali") from None
-    finally:
-        client.leave()
 
 
 def download_to_pipe(client, args):
@@ -793,7 +793,6 @@ def measure(client, args):
     sink = Sink(span)
     client.transfer(sink, until=sink.began + span)
     *_, sent, again, trip, least, _ = unpack_body(CARD, client.ask(OPEN, 0, client.asked).payload)
-    client.leave()
     if not sink.bars:
         raise Failure(f"em {args.word:g} s não chegou bloco nenhum. {WRONG_MTU}")
     for at in range(20):
@@ -821,7 +820,6 @@ def message(client, args):
                 line, _, typed = typed.partition(b"\n")
                 client.say(line.decode("utf-8", "replace"))
         client.listen()
-    client.leave()
 
 
 def menu(client, args):
@@ -851,10 +849,10 @@ def menu(client, args):
 
 def start(args):
     open_standard()
-    link = open_link(args.interface, FROM_SERVER, QUEUE_BYTES)
-    with link[0]:
+    sock, mac, mtu = open_link(args.interface, FROM_SERVER, QUEUE_BYTES)
+    with sock, contextlib.closing(Client(args, sock, mac, mtu)) as client:
         try:
-            return args.action(Client(args, *link), args)
+            return args.action(client, args)
         except Silence:
             raise Failure("o servidor calou. Veja se ele está no ar, confira o cabo e repita o comando") from None
         except ProtocolError as error:
@@ -882,6 +880,8 @@ def read_words(parser, args):
     args.action, kind, args.word = COMMANDS.get(name, (menu, None, None))
     if len(rest) > (kind is not None) or not rest and args.word is ...:
         parser.error(f"{name} {'pede um' if kind else 'não leva'} argumento")
+    if name and (name != "baixar" and (args.saida or args.sobrescrever) or name != "tocar" and args.player):
+        parser.error("-o e --sobrescrever só valem com baixar, e --player, com tocar")
     try:
         args.word = kind(rest[0]) if rest else args.word
     except argparse.ArgumentTypeError as error:

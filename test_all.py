@@ -3914,6 +3914,31 @@ class TestRawClient(RawTestCase):
         self.assertEqual((seen == data, sink.size, sink.backlog), (True, len(data), 0))
         self.assertEqual(sink.hash.digest(), hashlib.sha256(data).digest())
 
+    def test_interrupted_gives_the_place_back(self):
+        """Ctrl+C diz FIM: o lugar no servidor não espera 15 s por quem já se foi."""
+        self.film()
+        self.serve("--max-clientes", "1")
+        for words in ("medir", "60"), ("mensagem",):
+            client = self.spawn_client("--verbose", *words, status=130)
+            client.expect_error("-> CONFIRMA|<- FALA")
+            client.kill(signal.SIGINT)
+            self.assertEqual(client.wait(), 130)
+        self.client("baixar", "filme.bin")
+
+    def test_stays_with_the_server_it_chose(self):
+        """O catálogo veio de um servidor: o número do menu, e o resto de uma cópia, não são pedidos a outro."""
+        m, other, chosen = self.client_module, b"\x02\0\0\0\0\1", b"\x02\0\0\0\0\2"
+        for target, asked in ((None, [m.BROADCAST, chosen]), (other, [other, chosen])):
+            sent = mock.Mock(send=mock.Mock(), fileno=lambda: 0)
+            client = self.bare_client(sock=sent, number=0, target=target, wait=0.0001, mac=bytes(6), mtu=1500, key=b"",
+                                      interface="lo", frames=lambda until: ())
+            with mock.patch.object(m, "attach_filter"), contextlib.redirect_stderr(io.StringIO()):
+                self.assertRaises(m.Failure, client.find)
+                client.enter((chosen, b"a" * 16, b"b" * 16, "vm", 1, 1))
+                client.number = 0
+                self.assertRaises(m.Failure, client.find)
+            self.assertEqual(sorted({call[0][0][:6] for call in sent.send.call_args_list}), sorted(asked))
+
     def test_line_without_end_is_bounded(self):
         self.serve()
         client = self.spawn_client("mensagem", status=1)
@@ -4029,7 +4054,10 @@ class TestRawClient(RawTestCase):
         for words, said in ((("lo", "voar"), "voar"), (("baixar",), "baixar pede"), (("listar", "x"), "não leva"),
                             (("medir", "muito"), "segundos"), (("--servidor", "xx", "listar"), "MAC"),
                             (("--espera", "nan", "listar"), "segundos"),
-                            (("tocar", "x", "--player", "cat 'x"), "--player")):
+                            (("tocar", "x", "--player", "cat 'x"), "--player"),
+                            (("tocar", "x", "-o", "y"), "só valem com baixar"),
+                            (("medir", "--sobrescrever"), "só valem com baixar"),
+                            (("baixar", "x", "--player", "mpv"), "só valem com baixar")):
             said_by_parser = io.StringIO()
             with contextlib.redirect_stderr(said_by_parser), self.assertRaises(SystemExit) as end:
                 self.client_module.build_parser().parse_args(list(words))
