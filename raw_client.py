@@ -249,9 +249,9 @@ def open_link(name, side, receive_bytes):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)    # até o limite do sistema
                 sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_bytes)      # root passa do limite
             return sock, mac, mtu
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         known = ", ".join(known for _, known in socket.if_nameindex())
-        problem = f"a interface {escape(name)!r} não serve ({error.strerror or error}). As desta máquina: {known}"
+        problem = f"a interface {escape(name)!r} não serve ({error.args[-1]}). As desta máquina: {known}"
     sock.close()
     raise Failure(problem)
 
@@ -623,7 +623,7 @@ class Client:
         with contextlib.closing(Progress(name, sink, self.size)) as bar:  # um erro, ou Ctrl+C, também a apaga
             while until is None or clock() < until:
                 (blocks, cards), now = self.drain(sink), clock()
-                if blocks or cards:  # um quadro que não se confere não é sinal de vida
+                if blocks or cards and receiver.next == receiver.limit:  # à espera de blocos, só eles são sinal de vida
                     heard, pending = now, pending + blocks
                 elif now - heard > SILENCE_US:
                     raise Silence

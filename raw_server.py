@@ -260,9 +260,9 @@ def open_link(name, side, receive_bytes):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)    # até o limite do sistema
                 sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_bytes)      # root passa do limite
             return sock, mac, mtu
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         known = ", ".join(known for _, known in socket.if_nameindex())
-        problem = f"a interface {escape(name)!r} não serve ({error.strerror or error}). As desta máquina: {known}"
+        problem = f"a interface {escape(name)!r} não serve ({error.args[-1]}). As desta máquina: {known}"
     sock.close()
     raise Failure(problem)
 
@@ -693,7 +693,7 @@ class Server:
                 return self.sock.send(frame)
             except OSError as error:
                 self.excuse(error)
-                time.sleep(FULL_S)
+                time.sleep(FULL_S if error.errno in (errno.EAGAIN, errno.ENOBUFS) else 0)  # só a fila se esvazia
 
     def excuse(self, error):
         """Fila vazia ou cheia, interface desligada, MTU encolhido: passam. O resto é o fim."""

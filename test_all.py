@@ -3622,18 +3622,22 @@ class TestRawServer(RawTestCase):
         server = self.server_module.Server.__new__(self.server_module.Server)
         server.verbose, server.interface, server.sock = False, "lo", mock.Mock()
         for failures, calls in ((0, 1), (3, 4), (10**6, self.server_module.FULL_TRIES)):
-            for code in (errno.ENOBUFS, errno.EAGAIN, errno.ENETDOWN):
+            for code, pause in ((errno.ENOBUFS, 1), (errno.EAGAIN, 1), (errno.ENETDOWN, 0), (errno.EMSGSIZE, 0)):
                 server.sock.send = mock.Mock(side_effect=[OSError(code, "")] * min(failures, 99) + [60])
-                server.send(b"quadro")
+                with mock.patch("time.sleep") as sleep:
+                    server.send(b"quadro")
                 self.assertEqual(server.sock.send.call_count, calls)
+                for call in sleep.call_args_list:  # um cliente de MTU impossível não atrasa os outros
+                    self.assertEqual(call[0][0], pause * self.server_module.FULL_S)
         server.sock.send = mock.Mock(side_effect=OSError(errno.ENXIO, "No such device"))
         self.assertRaisesRegex(self.server_module.Failure, "sumiu", server.send, b"quadro")
 
     def test_command_line(self):
         result = self.run_script("raw_server.py", "lo", "--pasta", self.home / "nada", prefix=self.lab.prefix)
         self.assert_one_line_error(result, "mkdir")
-        result = self.run_script("raw_server.py", "nada0", prefix=self.lab.prefix)
-        self.assert_one_line_error(result, "nada0", "lo")
+        for name in "nada0", "nome-comprido-demais", "\udcff":  # o último, um byte que não é UTF-8
+            result = self.run_script("raw_server.py", name, prefix=self.lab.prefix)
+            self.assert_one_line_error(result, ascii(name)[1:-1], "lo")
         result = self.run_script("raw_server.py", "--max-clientes", "0")
         self.assert_one_line_error(result, "1 a 1000", status=2)
         if "b1" in self.lab.sockets:
@@ -3870,6 +3874,16 @@ class TestRawClient(RawTestCase):
         client.ask.return_value.payload = bytes(m.LAYOUT[m.CARD].size)
         with self.assertRaisesRegex(m.Failure, "MTU"):
             m.measure(client, mock.Mock(word=0.1))
+
+    def test_card_is_not_a_block(self):
+        """FICHAS sem DADOS (o MTU deixa passar só as primeiras) não seguram quem espera blocos; em pausa, seguram."""
+        m = self.client_module
+        for room, end in ((8, m.Silence), (0, EOFError)):
+            client = self.bare_client(receiver=m.Receiver(10, room), acknowledge=mock.Mock(), sock=None,
+                                      drain=mock.Mock(side_effect=[(0, 1)] * 50 + [EOFError]))
+            with mock.patch.object(m, "clock", itertools.count(0, 200_000).__next__), \
+                    mock.patch.object(m, "select"), self.assertRaises(end):
+                client.transfer(m.Memory())
 
     def test_progress_fits_and_goes_away(self):
         """A barra cabe em qualquer terminal, e não fica nele depois de um erro."""
