@@ -489,10 +489,15 @@ def open_listener(host, port):
         raise Failure(explain_bind(error, host, port))
 
 
-def tls_context(args, purpose, authority):
-    """Contexto TLS 1.2 ou mais novo, com o certificado deste lado e a autoridade que responde pelo outro."""
-    if not args.certificado and (args.chave or args.ca_clientes):
-        build_parser().error("--chave e --ca-clientes só valem junto de --certificado")
+def tls_context(args, purpose):
+    """Contexto TLS 1.2 ou mais novo, com o certificado deste lado e a autoridade que responde pelo outro; None se
+    nenhuma opção pede TLS. Quem pede uma parte dele nunca acaba falando em claro."""
+    if not any((args.certificado, args.chave, args.ca_clientes, args.tls, args.ca, args.sem_verificar)):
+        return None
+    server = purpose is ssl.Purpose.CLIENT_AUTH
+    if not args.certificado and (server or args.chave or args.ca_clientes):
+        build_parser().error("--chave, --ca-clientes e qualquer TLS no servidor só valem junto de --certificado")
+    authority = args.ca_clientes if server else args.ca
     try:
         context = ssl.create_default_context(purpose, cafile=authority)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -509,7 +514,9 @@ def tls_context(args, purpose, authority):
 
 
 def read_secret(path):
-    """A senha compartilhada: o texto do arquivo, sem espaços nem fins de linha nas pontas."""
+    """A senha compartilhada: o texto do arquivo, sem espaços nem fins de linha nas pontas; None se não há arquivo."""
+    if path is None:
+        return None
     secret, mode = b"", 0
     with contextlib.suppress(OSError), open(path, "rb") as file:
         secret, mode = file.read(CHUNK).strip(), os.fstat(file.fileno()).st_mode
@@ -520,9 +527,7 @@ def read_secret(path):
 
 def serve(args):
     """A porta vem antes do pino: no sysfs, que não tem dono, ela é a trava entre dois servidores."""
-    stop, secret = stop_on_signals(), args.senha_arquivo and read_secret(args.senha_arquivo)
-    wanted = args.certificado or args.chave or args.ca_clientes
-    tls = tls_context(args, ssl.Purpose.CLIENT_AUTH, args.ca_clientes) if wanted else None
+    stop, secret, tls = stop_on_signals(), read_secret(args.senha_arquivo), tls_context(args, ssl.Purpose.CLIENT_AUTH)
     with open_listener(args.endereco, args.porta) as listener:
         host, port = listener.getsockname()[:2]
         private = host.startswith("127.") or host == "::1"
@@ -542,38 +547,52 @@ def serve(args):
 # Os clientes: enviar e botao.
 
 @contextlib.contextmanager
-def conversation(args):
-    """Conecta, prova a senha se for o caso, e entrega ask(linha) -> resposta. Toda falha de rede vira Failure."""
-    secret, where = args.senha_arquivo and read_secret(args.senha_arquivo), f"{args.endereco} porta {args.porta}"
-    wanted = args.tls or args.ca or args.sem_verificar or args.certificado or args.chave
-    tls = tls_context(args, ssl.Purpose.SERVER_AUTH, args.ca) if wanted else None
-
-    def ask(line="", forever=False):
-        sock.sendall(line.encode() + b"\n")  # uma linha vazia não é nada: só se espera
-        while forever and not select.select([sock], [], [], 1)[0]:
-            pass  # acorda a cada segundo: é quando o Windows vê um Ctrl+C
-        reply = escape(file.readline(LINE_LIMIT).decode("utf-8", "replace").rstrip("\r\n"))
-        if not reply or reply.startswith("DESAFIO") and not secret:
-            raise Failure(f"{where} " + ("pede senha: use o --senha-arquivo de lá" if reply else "desligou"))
-        return reply
-
+def explained(args):
+    """Toda falha de rede aqui dentro vira uma Failure, que diz o que fazer."""
+    where = f"{args.endereco} porta {args.porta}"
     try:
-        with socket.create_connection((args.endereco, args.porta), ANSWER_S) as sock, \
-                tls.wrap_socket(sock, server_hostname=args.endereco) if tls else sock as sock, \
-                sock.makefile("rb", buffering=0) as file:
-            reply = ask(f"RESPOSTA {proof(secret, ask().replace('DESAFIO ', ''))}") if secret else "OK"
-            if not reply.startswith("OK"):
-                raise Failure(f"{where}: {reply}")
-            yield ask
-    except BrokenPipeError:  # o terminal de quem chamou, não a rede
-        raise
+        yield where
     except (socket.gaierror, UnicodeError):
         raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, ou use um endereço como 127.0.0.1")
+    except (ConnectionResetError, BrokenPipeError):
+        raise Failure(f"{where} desligou: sem lugar para mais esta conexão, ou lá a conversa é por TLS (--tls)")
     except OSError as error:
         why = {ConnectionRefusedError: f"ninguém escuta em {where} (conexão recusada). Suba o LED antes: "
                                        f"./led_gpio.py {args.endereco} {args.porta}",
                socket.timeout: f"{where} não respondeu: endereço errado, firewall, ou --tls ou senha de um lado só?"}
         raise Failure(why.get(type(error), f"não foi possível falar com {where}: {error}. É TLS? Confira --ca"))
+
+
+@contextlib.contextmanager
+def conversation(args):
+    """Conecta, prova a senha se for o caso, e entrega ask(linha) -> resposta. Há um prazo para conectar e outro para
+    toda a conversa: um servidor que responde um byte de cada vez não segura ninguém."""
+    secret, tls = read_secret(args.senha_arquivo), tls_context(args, ssl.Purpose.SERVER_AUTH)
+
+    def ask(line="", forever=False):
+        with explained(args) as where:
+            sock.sendall(line.encode() + b"\n")  # uma linha vazia não é nada: só se espera
+            while forever and not select.select([sock], [], [], 1)[0]:
+                pass  # acorda a cada segundo: é quando o Windows vê um Ctrl+C
+            reply, end = b"", time.monotonic() + ANSWER_S if forever else deadline
+            while not reply.endswith(b"\n") and len(reply) < LINE_LIMIT:
+                sock.settimeout(max(0.001, end - time.monotonic()))  # 0 seria outra coisa: não esperar
+                reply += sock.recv(1) or b"\n"  # de um em um: o que vem depois da linha é de outra resposta
+            if not reply.strip():
+                raise ConnectionResetError
+        if reply.startswith(b"DESAFIO") and not secret:
+            raise Failure(f"{where} pede senha: use o --senha-arquivo de lá")
+        return escape(reply.decode("utf-8", "replace").rstrip("\r\n"))
+
+    with contextlib.ExitStack() as stack:
+        with explained(args) as where:
+            sock = stack.enter_context(socket.create_connection((args.endereco, args.porta), ANSWER_S))
+            deadline = time.monotonic() + ANSWER_S
+            sock = stack.enter_context(tls.wrap_socket(sock, server_hostname=args.endereco)) if tls else sock
+        reply = ask(f"RESPOSTA {proof(secret, ask().replace('DESAFIO ', ''))}") if secret else "OK"
+        if not reply.startswith("OK"):
+            raise Failure(f"{where}: {reply}")
+        yield ask
 
 
 def send_command(args):

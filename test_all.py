@@ -4469,8 +4469,8 @@ class TestLedProtocolo(LedTestCase):
 
     def test_tls_options_never_end_in_plain_text(self):
         """Quem pede uma parte do TLS pede o TLS: nenhuma destas opções é esquecida em silêncio."""
-        for option in ("--chave", "--ca-clientes"):
-            result = self.run_script("led_gpio.py", "127.0.0.1", 0, "--gpio", "simulado", option, "x.pem")
+        for options in (("--chave", "x.pem"), ("--ca-clientes", "x.pem"), ("--ca", "x.pem"), ("--tls",)):
+            result = self.run_script("led_gpio.py", "127.0.0.1", 0, "--gpio", "simulado", *options)
             self.assert_one_line_error(result, "--certificado", status=2)
         server = self.serve()
         for options in (("--ca", "/nao/existe"), ("--sem-verificar",), ("--certificado", "/nao/existe")):
@@ -4500,6 +4500,46 @@ class TestLedProtocolo(LedTestCase):
             result = self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", listener.getsockname()[1])
             thread.join()
         self.assertEqual(result.text, "OK \\x1b]0;x\\x07\n")
+
+    def dripping(self, head=b""):
+        """Um servidor que diz head e depois um byte de cada vez, sem nunca acabar uma linha: (porta, Event do fim)."""
+        done, listener = threading.Event(), socket.create_server(("127.0.0.1", 0))
+
+        def drip():
+            with contextlib.suppress(OSError), listener, listener.accept()[0] as conn:
+                conn.sendall(head)
+                while not done.wait(0.02):
+                    conn.send(b"O")
+        thread = threading.Thread(target=drip)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(done.set)
+        return listener.getsockname()[1]
+
+    def test_server_that_drips(self):
+        """Há um prazo para a conversa inteira: quem responde um byte de cada vez não segura `enviar` nem o botão."""
+        quick = {"ANSWER_S": 0.2, "LINE_LIMIT": 10**6}
+        for head in (b"", b"OK LED OFF\n"):
+            result = self.run_script("led_gpio.py", "enviar", "WATCH", "127.0.0.1", self.dripping(head), constants=quick)
+            self.assertEqual((result.status, result.text), (1, head.decode()))
+            self.assertRegex(result.err, "não respondeu")
+        button = self.spawn("led_gpio.py", "botao", "127.0.0.1", self.dripping(), "--gpio", "simulado", "--fifo",
+                            self.folder() / "fifo", ready=None, constants=quick)
+        button.type("\n")
+        button.expect_error("não respondeu.*o toque espera")
+
+    def test_server_that_hangs_up(self):
+        """EPIPE e RST são a rede, e se explicam; só o EPIPE da nossa saída é o terminal que se foi."""
+        args = self.led.build_parser("botao").parse_args([])
+        for error in (BrokenPipeError, ConnectionResetError):
+            with mock.patch.object(self.led.socket, "create_connection") as connect:
+                sock = connect.return_value.__enter__.return_value
+                for call in (sock.recv, sock.sendall):
+                    call.side_effect = error
+                    with self.assertRaisesRegex(self.led.Failure, "desligou"), self.led.conversation(args) as ask:
+                        ask("LED STATUS")
+                with self.assertRaises(BrokenPipeError), self.led.conversation(args):
+                    raise BrokenPipeError
 
     def test_watch_from_the_shell(self):
         server = self.serve()
