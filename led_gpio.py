@@ -26,7 +26,6 @@ import glob
 import hmac
 import os
 import queue
-import re
 import select
 import shlex
 import signal
@@ -34,7 +33,6 @@ import socket
 import ssl
 import stat
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -51,13 +49,12 @@ LINE_LIMIT = 256  # bytes; o maior comando tem 10, a resposta ao desafio 73
 CHUNK = 16384  # bytes: um registro TLS inteiro, para nada ficar no OpenSSL sem que select() o veja
 SILENCE_S = 0.2  # encerra uma linha sem fim; e de quanto em quanto se olha se é hora de parar
 LOGIN_S = 30  # prazo do TLS e da senha: dá para fazer a conta à mão, com nc e openssl
-MAX_CLIENTS = 512  # os demais esperam na fila do kernel
+MAX_CLIENTS, MAX_PER_SOURCE = 512, 64  # os demais esperam na fila; e um endereço só não ocupa o lugar de todos
 PENALTY_MAX_S, MAX_OFFENDERS = 60, 1024  # espera máxima de quem erra a senha; endereços lembrados (o mais antigo sai)
 UDEV_S = 2  # insistência no EACCES que se segue ao export
 POLL_S, WAKE_S = 0.005, 0.5  # releitura do botão, até uma borda provar que o chip avisa; e o maior sono de uma espera
-ANSWER_S = 1.5  # conectar, e esperar resposta; menos que os 2 s em que um Ctrl+C tem de ser obedecido
-BACKOFF_S = (0.25, 4)  # menor e maior pausa entre tentativas do botão
-MAX_PRESSES = 64  # toques à espera de entrega
+ANSWER_S = 1.5  # para conectar, e para a conversa inteira; menos que os 2 s em que um Ctrl+C tem de ser obedecido
+RETRY_S, MAX_PRESSES = 1, 64  # pausa entre as tentativas do botão; toques à espera de entrega
 
 
 # --- bloco comum: casa ---
@@ -146,7 +143,7 @@ def explain_bind(error, host, port):
 
 def split_lines(data: bytes) -> tuple:
     """(linhas completas, resto): o TCP entrega bytes em ordem, não mensagens. Nada passa de LINE_LIMIT + 1 bytes."""
-    *lines, rest = re.split(rb"[\0\r\n]", data)
+    *lines, rest = data.replace(b"\0", b"\n").replace(b"\r", b"\n").split(b"\n")
     return [line[:LINE_LIMIT + 1] for line in lines if line.strip()], rest[:LINE_LIMIT + 1]
 
 
@@ -161,9 +158,22 @@ def proof(secret: bytes, challenge: str) -> str:
     return hmac.new(secret, challenge.encode(), "sha256").hexdigest()
 
 
-def log(text):
-    with contextlib.suppress(BrokenPipeError):  # se ninguém mais lê stderr (o journal reiniciou), o LED ainda obedece
-        print(text, file=sys.stderr, flush=True)
+def source_of(host: str) -> str:
+    """De quem é o endereço: em IPv6, a rede /64, que cada casa recebe inteira. O IPv4 chega a :: como ::ffff:1.2.3.4"""
+    if "." in host:
+        return host.rpartition(":")[2]
+    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8].hex(":", 2) + "::/64"
+
+
+def log(text, stream=None):
+    """Um print() que não espera: com o terminal parado (Ctrl+S), ou cheio o cano que ninguém lê, o texto se perde."""
+    out = stream or sys.stderr  # None: nasceu sem ele (`2>&-`)
+    try:
+        if out and (os.name != "posix" or select.select([], [out], [], 0)[1]):
+            print(text, file=out, flush=True)
+    except OSError:  # ninguém mais lê. Sem o registro, o LED ainda obedece; sem a lâmpada (`| head -1`), é o fim
+        if stream:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 # Os pinos: três vias até o mesmo LED e o mesmo botão.
@@ -198,8 +208,7 @@ class Pin:
 
     def close(self):
         if self.fd is not None:
-            os.close(self.fd)
-        self.fd = None
+            self.fd = os.close(self.fd)  # None
 
 
 class SysfsPin(Pin):
@@ -302,18 +311,17 @@ class SimulatedPin(Pin):
             os.mkfifo(path, 0o600)
         info = os.lstat(path)
         if not stat.S_ISFIFO(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
-            raise Failure(f"{path} já existe e não é uma FIFO só sua. Veja o que é: ls -l {path}; ou use --fifo OUTRO")
+            raise Failure(f"{path} já existe e não é uma FIFO só sua: ls -l {path}. É de um echo? rm. Ou --fifo OUTRO")
+        with contextlib.suppress(OSError):  # ENXIO: ninguém a lê
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+            raise Failure(f"{path} já tem quem a leia, e cada toque iria a um dos dois. Outro botão: --fifo OUTRO")
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)  # O_RDWR: sem fim de arquivo entre dois echo
-        return False
 
     def write(self, on):
         text, style = ("(*) LED aceso", "1;33") if on else ("( ) LED apagado", "2")
-        if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        if sys.stdout and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
             text = f"\033[{style}m{text}\033[0m"
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:  # `| head -1` foi embora: encerra pelo caminho de sempre
-            os.kill(os.getpid(), signal.SIGTERM)
+        log(text, sys.stdout)
 
     def presses(self, stop):
         """Uma linha é um toque. os.read, e não input(): uma thread presa no buffer de stdin trava a saída do Python."""
@@ -360,11 +368,12 @@ class Client(threading.Thread):
 
     def __init__(self, server, sock, host):
         super().__init__(daemon=True)
-        self.server, self.sock, self.host, self.lock = server, sock, host, threading.Lock()
+        self.server, self.sock, self.source, self.lock = server, sock, source_of(host), threading.Lock()
         self.trusted, self.challenge, self.watching, self.lost = not server.secret, os.urandom(32).hex(), False, False
 
     def run(self):
         try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # quem assina e some acaba descoberto
             self.sock.settimeout(LOGIN_S)
             if self.server.tls:
                 self.sock = self.server.tls.wrap_socket(self.sock, server_side=True)
@@ -396,8 +405,7 @@ class Client(threading.Thread):
             for line in lines:
                 alive = time.monotonic()
                 yield line
-            idle = not self.watching and self.server.args.ocioso or float("inf")  # 0: nunca
-            patience = idle if self.trusted else LOGIN_S
+            patience = (not self.watching and self.server.args.ocioso or float("inf")) if self.trusted else LOGIN_S
 
     def send(self, text):
         """Nunca espera: a fila de cada cliente é o buffer do kernel, e quem não lê e o deixa encher é desligado."""
@@ -410,24 +418,24 @@ class Client(threading.Thread):
 
     def judge(self, line):
         """Confere a prova da senha. Errar custa 1, 2, 4... s de espera, e nela nem a resposta certa vale."""
+        if not line.startswith(b"RESPOSTA"):  # quem não sabe que há senha não tentou adivinhá-la
+            return "ERRO falta a senha: RESPOSTA e o HMAC-SHA-256 do desafio"
         offenders, now = self.server.offenders, time.monotonic()
-        failures, free_at = offenders.pop(self.host, (0, now))
+        failures, free_at = offenders.pop(self.source, (0, now))
         if now >= free_at:
             wanted = f"RESPOSTA {proof(self.server.secret, self.challenge)}".encode()
             self.trusted = hmac.compare_digest(line.strip(), wanted)  # o mesmo tempo, por mais que se acerte
             if self.trusted:
                 return "OK senha aceita"
             failures, free_at = failures + 1, now + min(2 ** failures, PENALTY_MAX_S)
-            log(f"senha errada de {self.host}")
-        offenders[self.host] = failures, free_at
+            log(f"senha errada de {self.source}")
+        offenders[self.source] = failures, free_at
         if len(offenders) > MAX_OFFENDERS:
             del offenders[next(iter(offenders))]
         return f"ERRO senha recusada; espere {free_at - now:.1f} s"
 
 
-class Server:
-    """O LED e quem quer saber dele."""
-
+class Server:  # o LED, e quem quer saber dele
     def __init__(self, pin, tls, secret, args, stop):
         self.pin, self.tls, self.secret, self.args, self.stop = pin, tls, secret, args, stop
         self.lit, self.clients, self.offenders, self.lock = pin.lit, set(), {}, threading.Lock()
@@ -436,20 +444,22 @@ class Server:
         if command is None:
             return "ERRO use LED ON, LED OFF, LED TOGGLE, LED STATUS ou LED WATCH"
         client.watching = client.watching or command == "LED WATCH"
-        on = {"LED ON": True, "LED OFF": False, "LED TOGGLE": not self.lit}.get(command)
-        if on is not None:
-            try:
-                self.pin.write(on)  # mesmo que já esteja assim: no sysfs, outro programa pode ter mexido
-            except OSError as error:
-                return f"ERRO o pino não obedeceu: {error.strerror}"
-            if on != self.lit:
-                self.lit = on
-                log(f"LED Status: {'On' if on else 'Off'}")
-                if os.name == "posix":
-                    syslog.syslog(f"LED Status: {'On' if on else 'Off'}")
-                for watcher in [other for other in list(self.clients) if other.watching]:
-                    watcher.send("LED ON" if on else "LED OFF")
+        try:
+            if command not in ("LED STATUS", "LED WATCH"):
+                self.turn(command == "LED ON" or command == "LED TOGGLE" and not self.lit)
+        except OSError as error:
+            return f"ERRO o pino não obedeceu: {error.strerror}"
         return "OK LED ON" if self.lit else "OK LED OFF"
+
+    def turn(self, on):
+        self.pin.write(on)  # mesmo que já esteja assim: no sysfs, outro programa pode ter mexido
+        if on != self.lit:
+            self.lit = on
+            log(f"LED Status: {'On' if on else 'Off'}")
+            if os.name == "posix":
+                syslog.syslog(f"LED Status: {'On' if on else 'Off'}")
+            for watcher in [other for other in list(self.clients) if other.watching]:
+                watcher.send("LED ON" if on else "LED OFF")
 
     def run(self, listener):
         """Aceita clientes até a hora de parar; depois espera que as threads deles acabem."""
@@ -463,10 +473,15 @@ class Server:
             except OSError as error:  # ninguém; ou lotado, ou sem descritores: sem a pausa, giraria em falso
                 time.sleep(0 if isinstance(error, socket.timeout) else SILENCE_S)
                 continue
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # quem assina e some acaba descoberto
             client = Client(self, sock, address[0])
             self.clients.add(client)
-            client.start()
+            try:
+                if sum(other.source == client.source for other in list(self.clients)) > MAX_PER_SOURCE:
+                    raise RuntimeError("esse endereço já tem a sua parte dos lugares")
+                client.start()
+            except RuntimeError:  # ou o sistema não dá mais threads: é este cliente que fica de fora, e só ele
+                self.clients.discard(client)
+                sock.close()
         deadline = time.monotonic() + ANSWER_S
         for client in list(self.clients):
             client.join(max(0, deadline - time.monotonic()))
@@ -481,32 +496,20 @@ def stop_on_signals():
     return stop
 
 
-def open_listener(host, port):
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address, family=family, backlog=MAX_CLIENTS, dualstack_ipv6=host == "::")
-    except (OSError, UnicodeError) as error:
-        raise Failure(explain_bind(error, host, port))
-
-
-def tls_context(args, purpose):
-    """Contexto TLS 1.2 ou mais novo, com o certificado deste lado e a autoridade que responde pelo outro; None se
-    nenhuma opção pede TLS. Quem pede uma parte dele nunca acaba falando em claro."""
+def tls_context(args, server):
+    """Contexto TLS 1.2 ou mais novo, ou None. Quem pede uma parte dele, seja qual for, nunca acaba falando em claro."""
     if not any((args.certificado, args.chave, args.ca_clientes, args.tls, args.ca, args.sem_verificar)):
         return None
-    server = purpose is ssl.Purpose.CLIENT_AUTH
     if not args.certificado and (server or args.chave or args.ca_clientes):
         build_parser().error("--chave, --ca-clientes e qualquer TLS no servidor só valem junto de --certificado")
-    authority = args.ca_clientes if server else args.ca
+    purpose, authority = (ssl.Purpose.CLIENT_AUTH, args.ca_clientes) if server else (ssl.Purpose.SERVER_AUTH, args.ca)
     try:
         context = ssl.create_default_context(purpose, cafile=authority)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if args.certificado:
             context.load_cert_chain(args.certificado, args.chave)
-        if authority:
-            context.verify_mode = ssl.CERT_REQUIRED
-        elif args.sem_verificar:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.check_hostname = not server and bool(authority or not args.sem_verificar)
+        context.verify_mode = ssl.CERT_REQUIRED if authority or context.check_hostname else ssl.CERT_NONE
         return context
     except OSError as error:
         files = ", ".join(filter(None, (authority, args.certificado, args.chave)))
@@ -514,9 +517,7 @@ def tls_context(args, purpose):
 
 
 def read_secret(path):
-    """A senha compartilhada: o texto do arquivo, sem espaços nem fins de linha nas pontas; None se não há arquivo."""
-    if path is None:
-        return None
+    """A senha compartilhada: o texto do arquivo, sem espaços nem fins de linha nas pontas."""
     secret, mode = b"", 0
     with contextlib.suppress(OSError), open(path, "rb") as file:
         secret, mode = file.read(CHUNK).strip(), os.fstat(file.fileno()).st_mode
@@ -525,74 +526,72 @@ def read_secret(path):
     return secret
 
 
-def serve(args):
-    """A porta vem antes do pino: no sysfs, que não tem dono, ela é a trava entre dois servidores."""
-    stop, secret, tls = stop_on_signals(), read_secret(args.senha_arquivo), tls_context(args, ssl.Purpose.CLIENT_AUTH)
-    with open_listener(args.endereco, args.porta) as listener:
-        host, port = listener.getsockname()[:2]
+@contextlib.contextmanager
+def ready_led(args, stop):
+    """Toma a porta e o pino, e entrega a função que atende. No sysfs, que não tem dono, a porta é a única trava."""
+    secret, tls = args.senha_arquivo and read_secret(args.senha_arquivo), tls_context(args, server=True)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(args.endereco, args.porta, type=socket.SOCK_STREAM)[0]
+        sock = socket.create_server(address, family=family, backlog=MAX_CLIENTS, dualstack_ipv6=args.endereco == "::")
+    except (OSError, UnicodeError) as error:
+        raise Failure(explain_bind(error, args.endereco, args.porta))
+    with sock as listener:
+        host, args.porta = listener.getsockname()[:2]
         private = host.startswith("127.") or host == "::1"
         if not (private or secret or args.sem_senha):
             raise Failure(f"em {host} qualquer um na rede mandaria no LED. Crie uma senha: (umask 077; openssl rand "
                           "-hex 32 > senha.txt); e use --senha-arquivo senha.txt. Ou aceite o risco: --sem-senha")
         with taken_pin(args, args.led, True, args.ativo_baixo) as pin, contextlib.ExitStack() as at_exit:
+            server = Server(pin, tls, secret, args, stop)
             if args.ao_sair != "manter":
-                at_exit.callback(pin.write, args.ao_sair == "acender")
-            print(f"escutando em {host} porta {port}", flush=True)
-            opening = f"./led_gpio.py 0.0.0.0 {port} --senha-arquivo senha.txt"
-            log(f"só esta máquina chega aqui; para abrir à rede: {opening}" if private else
-                f"{'quem sabe a senha' if secret else 'aviso: --sem-senha: qualquer um na rede'} manda no LED")
-            Server(pin, tls, secret, args, stop).run(listener)
+                at_exit.callback(server.turn, args.ao_sair == "acender")
+            print(f"escutando em {host} porta {args.porta}", flush=True)
+            log("só esta máquina chega aqui; para abrir à rede, o mesmo comando com 0.0.0.0 e --senha-arquivo senha.txt"
+                if private else f"{'quem sabe a senha' if secret else 'aviso: --sem-senha: qualquer um'} manda no LED")
+            yield lambda: server.run(listener)
 
 
 # Os clientes: enviar e botao.
 
 @contextlib.contextmanager
-def explained(args):
-    """Toda falha de rede aqui dentro vira uma Failure, que diz o que fazer."""
-    where = f"{args.endereco} porta {args.porta}"
+def conversation(args):
+    """Conecta, prova a senha se for o caso, e entrega ask(linha) -> resposta. Toda falha de rede vira Failure."""
+    secret, where = args.senha_arquivo and read_secret(args.senha_arquivo), f"{args.endereco} porta {args.porta}"
+    tls = tls_context(args, server=False)
+    gone = f"{where} desligou: sem lugar para mais esta conexão, ou lá a conversa é por TLS (--tls)"
+
+    def ask(line="", forever=False):
+        with contextlib.suppress(BrokenPipeError):  # ele desligou: é o que a leitura dirá
+            sock.sendall(line.encode() + b"\n")  # uma linha vazia não é nada: só se espera
+        while forever and not select.select([sock], [], [], 1)[0]:
+            pass  # acorda a cada segundo: é quando o Windows vê um Ctrl+C
+        reply, end = b"", time.monotonic() + ANSWER_S if forever else deadline
+        while not reply.endswith(b"\n") and len(reply) < LINE_LIMIT:
+            sock.settimeout(max(0.001, end - time.monotonic()))  # um prazo para todas: o servidor pode gotejar
+            reply += sock.recv(1) or b"\n"  # de um em um: o que vem depois da linha é de outra resposta
+        reply = escape(reply.decode("utf-8", "replace").rstrip("\r\n"))
+        if not reply or reply.startswith("DESAFIO") and not secret:
+            raise Failure(f"{where} pede senha: use o --senha-arquivo de lá" if reply else gone)
+        return reply
+
     try:
-        yield where
+        with socket.create_connection((args.endereco, args.porta), ANSWER_S) as sock, \
+                tls.wrap_socket(sock, server_hostname=args.endereco) if tls else sock as sock:
+            deadline = time.monotonic() + ANSWER_S
+            reply = ask(f"RESPOSTA {proof(secret, ask().replace('DESAFIO ', ''))}") if secret else "OK"
+            if not reply.startswith("OK"):
+                raise Failure(f"{where}: {reply}")
+            yield ask
     except (socket.gaierror, UnicodeError):
         raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, ou use um endereço como 127.0.0.1")
-    except (ConnectionResetError, BrokenPipeError):
-        raise Failure(f"{where} desligou: sem lugar para mais esta conexão, ou lá a conversa é por TLS (--tls)")
+    except BrokenPipeError:  # o terminal de quem chamou; o da rede, ask() o lê como um fim
+        raise
     except OSError as error:
         why = {ConnectionRefusedError: f"ninguém escuta em {where} (conexão recusada). Suba o LED antes: "
                                        f"./led_gpio.py {args.endereco} {args.porta}",
+               ConnectionResetError: gone,
                socket.timeout: f"{where} não respondeu: endereço errado, firewall, ou --tls ou senha de um lado só?"}
         raise Failure(why.get(type(error), f"não foi possível falar com {where}: {error}. É TLS? Confira --ca"))
-
-
-@contextlib.contextmanager
-def conversation(args):
-    """Conecta, prova a senha se for o caso, e entrega ask(linha) -> resposta. Há um prazo para conectar e outro para
-    toda a conversa: um servidor que responde um byte de cada vez não segura ninguém."""
-    secret, tls = read_secret(args.senha_arquivo), tls_context(args, ssl.Purpose.SERVER_AUTH)
-
-    def ask(line="", forever=False):
-        with explained(args) as where:
-            sock.sendall(line.encode() + b"\n")  # uma linha vazia não é nada: só se espera
-            while forever and not select.select([sock], [], [], 1)[0]:
-                pass  # acorda a cada segundo: é quando o Windows vê um Ctrl+C
-            reply, end = b"", time.monotonic() + ANSWER_S if forever else deadline
-            while not reply.endswith(b"\n") and len(reply) < LINE_LIMIT:
-                sock.settimeout(max(0.001, end - time.monotonic()))  # 0 seria outra coisa: não esperar
-                reply += sock.recv(1) or b"\n"  # de um em um: o que vem depois da linha é de outra resposta
-            if not reply.strip():
-                raise ConnectionResetError
-        if reply.startswith(b"DESAFIO") and not secret:
-            raise Failure(f"{where} pede senha: use o --senha-arquivo de lá")
-        return escape(reply.decode("utf-8", "replace").rstrip("\r\n"))
-
-    with contextlib.ExitStack() as stack:
-        with explained(args) as where:
-            sock = stack.enter_context(socket.create_connection((args.endereco, args.porta), ANSWER_S))
-            deadline = time.monotonic() + ANSWER_S
-            sock = stack.enter_context(tls.wrap_socket(sock, server_hostname=args.endereco)) if tls else sock
-        reply = ask(f"RESPOSTA {proof(secret, ask().replace('DESAFIO ', ''))}") if secret else "OK"
-        if not reply.startswith("OK"):
-            raise Failure(f"{where}: {reply}")
-        yield ask
 
 
 def send_command(args):
@@ -608,28 +607,26 @@ def send_command(args):
 def deliver(args, born, stop):
     """Entrega um toque, insistindo até que ele envelheça. Pergunta o estado e manda o contrário: repetir "LED ON", se a
     resposta se perder, não faz mal; repetir TOGGLE faria. (Simplificação: dois botões no mesmo instante contam um.)"""
-    wanted, pause = None, BACKOFF_S[0]
+    wanted = None
     while True:
         try:
             with conversation(args) as ask:
                 wanted = wanted or ("LED OFF" if ask("LED STATUS") == "OK LED ON" else "LED ON")
                 reply = ask(wanted)
-            return print(f"toque: {wanted} -> {reply}", flush=True)
+            return log(f"toque: {wanted} -> {reply}", sys.stdout)
         except Failure as error:
-            again = min(time.monotonic() + pause, born + args.validade)
-            if time.monotonic() >= again or stop.asked:
-                return log(f"toque perdido, {time.monotonic() - born:.1f} s depois de dado: {error}")
-            log(f"{error}; o toque espera, nova tentativa em {again - time.monotonic():.2g} s")
-        while time.monotonic() < again and not stop.asked:
-            time.sleep(SILENCE_S)
-        pause = min(2 * pause, BACKOFF_S[1])
+            age = time.monotonic() - born
+            if age >= args.validade or stop.asked:
+                return log(f"toque perdido, {age:.1f} s depois de dado: {error}")
+            log(f"{error}; o toque espera, nova tentativa em {RETRY_S} s")
+        time.sleep(RETRY_S)
 
 
-def button(args):
-    """Uma thread conta os toques, a principal os entrega."""
-    stop, presses = stop_on_signals(), queue.Queue()
+def deliver_all(args, pin, stop):
+    """Uma thread conta os toques, esta os entrega."""
+    presses = queue.Queue()
 
-    def count(pin):
+    def count():
         try:
             for _ in pin.presses(stop):
                 full = presses.qsize() >= MAX_PRESSES
@@ -637,108 +634,95 @@ def button(args):
         except OSError as error:
             presses.put(Failure(f"o botão deixou de responder: {error.strerror}"))
 
-    with taken_pin(args, args.botao, False, True) as pin:
-        thread = threading.Thread(target=count, args=(pin,), daemon=True)
-        thread.start()
-        log(f"à espera de toques; cada um inverte o LED em {args.endereco} porta {args.porta}")
-        while not stop.asked:
-            with contextlib.suppress(queue.Empty):
-                press = presses.get(timeout=SILENCE_S)
-                if isinstance(press, Failure):
-                    raise press
-                deliver(args, press, stop)
-        if presses.qsize():
-            log(f"toques perdidos, por entregar na hora de parar: {presses.qsize()}")
-        thread.join(1)
+    thread = threading.Thread(target=count, daemon=True)
+    thread.start()
+    log(f"à espera de toques; cada um inverte o LED em {args.endereco} porta {args.porta}")
+    while not stop.asked:
+        with contextlib.suppress(queue.Empty):
+            press = presses.get(timeout=SILENCE_S)
+            if isinstance(press, Failure):
+                raise press
+            deliver(args, press, stop)
+    if presses.qsize():
+        log(f"toques perdidos, por entregar na hora de parar: {presses.qsize()}")
+    thread.join(1)
 
 
-# Os dois juntos: iniciar e parar.
-
-def start(args):
-    """O LED e o botão, cada um no seu processo: um terminal, um Ctrl+C. Ou, com --fundo, nenhum terminal."""
-    options = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in
-               vars(args).items() if value not in (None, False) and name not in ("endereco", "porta", "fundo")]
-    with open_listener(args.endereco, args.porta) as listener:  # acha uma porta livre, ou diz por que não
-        host, port = args.endereco, str(listener.getsockname()[1])
-    commands = [[sys.executable, __file__, action, host, port, *options] for action in ("servidor", "botao", "iniciar")]
-    if args.fundo:
-        path, fd, pid = background()
-        if pid is not None:
-            raise Failure(f"já está rodando, pid {pid}. Para parar: ./led_gpio.py parar")
-        with open(f"{path}.log", "wb") as out:
-            child = subprocess.Popen(commands[2], pass_fds=[fd], start_new_session=True, stdin=subprocess.DEVNULL,
-                                     stdout=out, stderr=out)
-        os.pwrite(fd, b"%d" % child.pid, 0)
-        child.returncode = 0  # segue sem nós: o Popen não tem do que avisar
-        return print(f"em segundo plano em {host} porta {port}, pid {child.pid}; o que diz: tail -f {out.name}")
-    stop, children = stop_on_signals(), [subprocess.Popen(command) for command in commands[:2]]
-    while not stop.asked and all(child.poll() is None for child in children):
-        time.sleep(SILENCE_S)
-    for child in children:
-        child.terminate()
-    return max(child.wait() for child in children)
+def work(args):
+    """O LED, o botão, ou (iniciar) os dois: cada um na sua thread, conversam por TCP como se fossem duas máquinas."""
+    stop, (path, lock, pid) = stop_on_signals(), background() if args.fundo else (None, None, None)
+    if pid is not None:
+        raise Failure("já está rodando. Para parar: ./led_gpio.py parar")
+    with contextlib.ExitStack() as stack:
+        answer = stack.enter_context(ready_led(args, stop)) if args.acao != "botao" else None
+        pin = stack.enter_context(taken_pin(args, args.botao, False, True)) if args.acao != "servidor" else None
+        if args.fundo:  # só agora, com tudo tomado: o que deu errado até aqui se viu neste terminal
+            print(f"em segundo plano; o que diz: tail -f {path}.log", flush=True)
+            child = os.fork()
+            if child:
+                os.pwrite(lock, b"%d" % child, 0)
+                os._exit(0)  # sem desfazer nada: a porta, os pinos e a trava agora são do filho
+            os.setsid()  # noutra sessão: nem o Ctrl+C nem o fim deste terminal o alcançam
+            with open(os.devnull) as null, open(f"{path}.log", "w") as out:
+                for stream, fd in (null, 0), (out, 1), (out, 2):
+                    os.dup2(stream.fileno(), fd)
+        if not pin:
+            return answer()
+        if answer:
+            thread = threading.Thread(target=answer)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(setattr, stop, "asked", True)  # ao desfazer, a ordem se inverte: isto vem antes
+        deliver_all(args, pin, stop)
 
 
 def background():
-    """(arquivo do pid, descritor, pid ou None), numa pasta só nossa: ninguém mais escolhe quem `parar` encerra. Quem
-    roda mantém o arquivo travado (flock) até morrer: sem a trava, o número anotado já pode ser de outro processo."""
+    """(caminho, trava, pid ou None), em casa: /tmp é de todos, e a pasta do XDG some no logout. A trava dura até a
+    morte de quem roda: sem ela, o número anotado já pode ser de outro processo."""
     if os.name != "posix":
         raise Failure("segundo plano só em Unix. Aqui: ./led_gpio.py iniciar, num terminal à parte")
-    folder = os.path.join(os.environ.get("XDG_RUNTIME_DIR", "/tmp"), f"led_gpio-{os.getuid()}")
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(folder, 0o700)
-    info = os.lstat(folder)
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
-        raise Failure(f"{folder} não é uma pasta só sua. Veja o que é: ls -ld {folder}")
-    fd = os.open(f"{folder}/pid", os.O_RDWR | os.O_CREAT, 0o600)
+    path = os.path.expanduser("~/.led_gpio")
+    lock = os.open(f"{path}.pid", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return f"{folder}/pid", fd, int(os.read(fd, 20) or 0)
-    os.ftruncate(fd, 0)
-    return f"{folder}/pid", fd, None
+        return path, lock, int(os.read(lock, 20) or 0)
+    os.ftruncate(lock, 0)
+    return path, lock, None
 
 
 def stop_background(_args):
-    """Encerra o que `iniciar --fundo` deixou, pelo pid anotado e conferido."""
-    pid = background()[-1]
+    """Encerra o que ficou em segundo plano, pelo pid anotado e conferido."""
+    _, lock, pid = background()
     if not pid:
         raise Failure("nada em segundo plano. Para começar: ./led_gpio.py iniciar --fundo")
     os.kill(pid, signal.SIGTERM)
-    for _ in range(int(LOGIN_S / SILENCE_S)):
-        if not background()[-1]:
-            return print(f"parado: pid {pid}")
-        time.sleep(SILENCE_S)
-    raise Failure(f"o pid {pid} não parou em {LOGIN_S} s. O que ele faz: cat /proc/{pid}/status")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # a trava se solta quando ele acaba; um Ctrl+C desiste de esperar
+    print(f"parado: pid {pid}")
 
 
-# Linha de comando.
-
-ACTIONS = {"servidor": serve, "botao": button, "enviar": send_command, "iniciar": start, "parar": stop_background}
+ACTIONS = {"servidor": work, "botao": work, "iniciar": work, "enviar": send_command, "parar": stop_background}
 
 
 def build_parser(action="servidor"):
     file, bcm = {"metavar": "ARQUIVO"}, {"type": number(int, 0, HEADER_LINES - 1, "um número BCM"), "metavar": "N"}
-    parser = Parser(usage="%(prog)s [AÇÃO] [ENDEREÇO [PORTA]] [OPÇÕES]", description="AÇÃO: servidor (padrão: o LED), "
-                    "botao, enviar COMANDO, iniciar (LED e botão) ou parar (o que iniciar --fundo deixou).",
-                    epilog="Em outro terminal: ./led_gpio.py enviar LED ON")
+    seconds, millis = {"type": number(float, 0, 10**6, "segundos"), "metavar": "S"}, number(float, 0, 1000, "ms")
+    parser = Parser(usage="%(prog)s [AÇÃO] [ENDEREÇO [PORTA]] [OPÇÕES]", epilog="Depois: ./led_gpio.py enviar LED ON",
+                    description="AÇÃO: servidor (padrão: o LED), botao, enviar COMANDO, iniciar (os dois) ou parar.")
+    parser.set_defaults(acao=action)
     add = parser.add_argument
     if action == "enviar":
         add("comando", metavar="COMANDO", type=lambda text: escape("LED " * (text[:3].upper() != "LED") + text))
-    add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
-        help="onde escutar, ou a quem falar (padrão: %(default)s)")
-    add("porta", nargs="?", default=5555, type=port_number, metavar="PORTA", help="a porta de lá (padrão: %(default)s)")
+    add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO", help="do LED, ou 127.0.0.1")
+    add("porta", nargs="?", default=5555, type=port_number, metavar="PORTA", help="do LED (padrão: %(default)s)")
     add("--gpio", choices=("auto", *PINS), default="auto", help="como falar com os pinos (padrão: auto, o que houver)")
     add("--led", default=17, **bcm, help="pino do LED, em número BCM (padrão: 17)")
     add("--botao", default=4, **bcm, help="pino do botão, que o liga ao GND (padrão: 4)")
     add("--ativo-baixo", action="store_true", help="o LED acende com o pino em 0")
     add("--ao-sair", choices=("manter", "apagar", "acender"), default="apagar", help="o LED no fim (padrão: apagar)")
-    add("--repique", metavar="MS", default=50, type=number(float, 0, 1000, "milissegundos"),
-        help="o botão só vale depois de MS milissegundos parado (padrão: 50)")
-    add("--validade", metavar="S", default=30, type=number(float, 0, 3600, "segundos"),
-        help="quanto insistir na entrega de um toque (padrão: 30)")
-    add("--ocioso", metavar="S", default=300, type=number(float, 0, 10**6, "segundos"),
-        help="desliga quem passa S segundos calado; 0: nunca (padrão: 300)")
+    add("--repique", default=50, metavar="MS", type=millis, help="o botão só vale parado há MS ms (padrão: 50)")
+    add("--validade", default=30, **seconds, help="quanto insistir na entrega de um toque (padrão: 30)")
+    add("--ocioso", default=300, **seconds, help="desliga quem passa S segundos calado; 0: nunca (padrão: 300)")
     add("--senha-arquivo", **file, help="a senha que o cliente prova saber, a mesma dos dois lados")
     add("--sem-senha", action="store_true", help="aceita ordens de qualquer um na rede")
     add("--certificado", **file, help="certificado deste lado (PEM); no servidor, liga o TLS")
@@ -748,7 +732,7 @@ def build_parser(action="servidor"):
     add("--ca", **file, help="cliente: confia nesta autoridade, ou neste certificado")
     add("--sem-verificar", action="store_true", help="cliente: cifra, mas não confere com quem fala")
     add("--fifo", default="/tmp/tcp_file", **file, help="o botão simulado (padrão: %(default)s)")
-    add("--fundo", action="store_true", help="iniciar: em segundo plano, até ./led_gpio.py parar")
+    add("--fundo", action="store_true", help="em segundo plano, até ./led_gpio.py parar")
     add("--sysfs", default="/sys/class/gpio", metavar="RAIZ", help="outra árvore, para testes (padrão: %(default)s)")
     add("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser

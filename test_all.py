@@ -4148,9 +4148,8 @@ class LedTestCase(ScriptTestCase):
     led = load("led_gpio.py")
 
     def spawn(self, script, *args, constants=None, **options):
-        """Com sonos mais curtos, o teste espera menos; `iniciar` se relança, e fica como é."""
-        if args[0] != "iniciar":
-            constants = {"SILENCE_S": 0.05, "WAKE_S": 0.1, **(constants or {})}
+        """Com sonos mais curtos, o teste espera menos."""
+        constants = {"SILENCE_S": 0.05, "WAKE_S": 0.1, "RETRY_S": 0.05, **(constants or {})}
         return super().spawn(script, *args, constants=constants, **options)
 
     def serve(self, *args, **options):
@@ -4304,7 +4303,7 @@ class TestLedProtocolo(LedTestCase):
             for sock in pair:
                 self.addCleanup(sock.close)
                 sock.setblocking(False)
-        slow, live = (self.led.Client(server, sock, "x") for sock, _ in pairs)
+        slow, live = (self.led.Client(server, sock, "192.0.2.7") for sock, _ in pairs)
         server.clients = {slow, live}
         with mock.patch.object(self.led, "log"), mock.patch.object(self.led.syslog, "syslog"):
             for client in (slow, live):
@@ -4356,6 +4355,83 @@ class TestLedProtocolo(LedTestCase):
                 conn.expect(b"OK LED OFF\n")
             conn.close()
 
+    def test_share_of_places(self):
+        """Um endereço só tem a sua parte dos lugares: com ela cheia de mudos, os outros ainda entram."""
+        server = self.serve(constants={"MAX_PER_SOURCE": 2})
+        mute = [self.connect(server) for _ in range(3)]
+        mute[2].expect_eof()
+        result = self.run_script("led_gpio.py", "enviar", "ON", "127.0.0.1", server.port)
+        self.assert_one_line_error(result, "sem lugar para mais esta conexão")
+        with socket.create_connection((server.host, server.port), WATCHDOG_S, ("127.0.0.2", 0)) as sock:
+            other = Conn(self, sock)
+            other.send(b"LED ON\n")
+            other.expect(b"OK LED ON\n")
+        mute.pop(0).close()
+        self.until(lambda: self.run_script("led_gpio.py", "enviar", "ON", "127.0.0.1", server.port).status == 0,
+                   "o lugar de quem saiu ser dado a outro")
+
+    def test_no_more_threads(self):
+        """O sistema não dá mais threads: esse cliente fica de fora, e só ele."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+        stop = types.SimpleNamespace(asked=False)
+        server = self.led.Server(types.SimpleNamespace(lit=False), None, None, types.SimpleNamespace(ocioso=60), stop)
+        starts, real = [], threading.Thread.start
+
+        def start(thread):
+            starts.append(thread)
+            if len(starts) == 1:
+                raise RuntimeError("can't start new thread")
+            real(thread)
+        child = types.SimpleNamespace(host="127.0.0.1", port=listener.getsockname()[1])
+        old = threading.stack_size()
+        self.addCleanup(threading.stack_size, old)
+        with mock.patch.object(self.led, "SILENCE_S", 0.05), mock.patch.object(self.led, "WAKE_S", 0.05):
+            accepting = threading.Thread(target=server.run, args=(listener,))
+            accepting.start()
+            try:
+                with mock.patch.object(self.led.Client, "start", start):
+                    self.assertEqual(self.connect(child).expect_eof(), b"")
+                    self.assertEqual(self.ask(child, b"LED STATUS"), b"OK LED OFF")
+            finally:
+                stop.asked = True
+                accepting.join()
+        self.assertEqual(server.clients, set())
+
+    def test_output_that_nobody_reads(self):
+        """Canos cheios em stdout e stderr: o LED obedece assim mesmo, e o fim não espera por eles."""
+        pipes = [os.pipe() for _ in range(2)]
+        for pipe in pipes:
+            for fd in pipe:
+                self.addCleanup(os.close, fd)
+            os.set_blocking(pipe[1], False)
+            with contextlib.suppress(BlockingIOError):
+                while os.write(pipe[1], b"x" * 4096):
+                    pass
+            os.set_blocking(pipe[1], True)
+        os.read(pipes[0][0], 4096)  # lugar para a primeira linha, e para pouco mais
+        command = self.command("led_gpio.py", "127.0.0.1", 0, "--gpio", "simulado")
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipes[0][1], stderr=pipes[1][1],
+                                 env=child_env())
+        try:
+            text = b""
+            while not re.search(rb"porta \d+\n", text):
+                self.assertTrue(select.select([pipes[0][0]], [], [], WATCHDOG_S)[0], "o servidor não subiu")
+                text = text[-100:] + os.read(pipes[0][0], 4096)
+            with contextlib.suppress(BlockingIOError):  # cheio de novo
+                os.set_blocking(pipes[0][1], False)
+                while os.write(pipes[0][1], b"x"):
+                    pass
+            os.set_blocking(pipes[0][1], True)
+            server = types.SimpleNamespace(host="127.0.0.1", port=int(re.search(rb"porta (\d+)\n", text).group(1)))
+            for wanted in (b"OK LED ON", b"OK LED OFF") * 3:
+                self.assertEqual(self.ask(server, b"LED TOGGLE"), wanted)
+            child.terminate()
+            self.assertEqual(child.wait(WATCHDOG_S), 0)
+        finally:
+            child.kill()
+            child.wait()
+
     # --- senha
 
     def secret(self, text="uma senha de teste"):
@@ -4381,9 +4457,16 @@ class TestLedProtocolo(LedTestCase):
         other = self.connect(server).expect(b"\n").decode().split()
         self.assertNotEqual(challenge[1], other[1], "cada conversa tem o seu desafio")
         conn.send(b"LED ON\0")  # o botão em C, sem senha
-        self.assertRegex(conn.expect(b"\n"), b"ERRO senha")
+        self.assertRegex(conn.expect(b"\n"), b"ERRO falta a senha")
         conn.expect_eof()
-        waits = []
+        result = self.run_script("led_gpio.py", "enviar", "LED", "OFF", "127.0.0.1", server.port)
+        self.assert_one_line_error(result, "--senha-arquivo")
+        waits, conn = [], self.connect(server)
+        conn.expect(b"\n")  # quem só não sabia da senha não fez ninguém esperar
+        self.assertEqual(self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", server.port, "--senha-arquivo",
+                                         secret).text, "OK LED ON\n")
+        conn.send("RESPOSTA errada\n")
+        self.assertRegex(conn.expect(b"\n"), b"ERRO senha recusada")
         for _ in range(2):  # dentro da espera nem a resposta certa vale
             conn = self.connect(server)
             text = conn.expect(b"\n").decode().split()[1]
@@ -4392,8 +4475,6 @@ class TestLedProtocolo(LedTestCase):
         self.assertLessEqual(max(waits), 1)
         self.until(lambda: self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", server.port, "--senha-arquivo",
                                            secret).text == "OK LED ON\n", "a espera passar e a senha certa entrar")
-        result = self.run_script("led_gpio.py", "enviar", "LED", "OFF", "127.0.0.1", server.port)
-        self.assert_one_line_error(result, "--senha-arquivo")
         result = self.run_script("led_gpio.py", "enviar", "off", "127.0.0.1", server.port, "--senha-arquivo", wrong)
         self.assert_one_line_error(result, "senha recusada", "espere")
         server.expect_error("senha errada de 127.0.0.1")
@@ -4414,16 +4495,23 @@ class TestLedProtocolo(LedTestCase):
             return client.judge(line or b"RESPOSTA " + self.led.proof(b"segredo!", client.challenge).encode())
         with mock.patch.object(self.led.time, "monotonic", lambda: now), mock.patch.object(self.led, "log"):
             for _ in range(9):
-                waits.append(float(judge("192.0.2.7", b"errada").split()[-2]))
-                self.assertRegex(judge("192.0.2.7"), "^ERRO", "na espera nem a resposta certa vale")
-                self.assertEqual(judge("192.0.2.8"), "OK senha aceita")
+                waits.append(float(judge("2001:db8::7", b"RESPOSTA errada").split()[-2]))
+                self.assertRegex(judge("2001:db8::8"), "^ERRO", "a /64 é uma: na espera nem a resposta certa vale")
+                for other in ("2001:db8:0:1::7", "192.0.2.7"):
+                    self.assertEqual(judge(other), "OK senha aceita")
                 now += waits[-1]
             self.assertEqual(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60])
-            self.assertEqual(judge("192.0.2.7"), "OK senha aceita")
+            self.assertEqual(judge("2001:db8::7"), "OK senha aceita")
             self.assertEqual(server.offenders, {})
             for i in range(self.led.MAX_OFFENDERS + 50):
-                judge(str(i), b"errada")
+                judge(f"10.0.{i // 256}.{i % 256}", b"RESPOSTA errada")
         self.assertEqual(len(server.offenders), self.led.MAX_OFFENDERS)
+
+    def test_source_of(self):
+        for host, wanted in (("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"),
+                             ("2001:db8:1:2:3::4", "2001:0db8:0001:0002::/64"), ("::1", "0000:0000:0000:0000::/64"),
+                             ("fe80::1%eth0", "fe80:0000:0000:0000::/64")):
+            self.assertEqual(self.led.source_of(host), wanted)
 
     def test_bad_secret_files(self):
         for path, words in ((self.secret("curta"), ("8 bytes", "openssl")), ("/nao/existe", ("openssl",))):
@@ -4520,7 +4608,8 @@ class TestLedProtocolo(LedTestCase):
         """Há um prazo para a conversa inteira: quem responde um byte de cada vez não segura `enviar` nem o botão."""
         quick = {"ANSWER_S": 0.2, "LINE_LIMIT": 10**6}
         for head in (b"", b"OK LED OFF\n"):
-            result = self.run_script("led_gpio.py", "enviar", "WATCH", "127.0.0.1", self.dripping(head), constants=quick)
+            port = self.dripping(head)
+            result = self.run_script("led_gpio.py", "enviar", "WATCH", "127.0.0.1", port, constants=quick)
             self.assertEqual((result.status, result.text), (1, head.decode()))
             self.assertRegex(result.err, "não respondeu")
         button = self.spawn("led_gpio.py", "botao", "127.0.0.1", self.dripping(), "--gpio", "simulado", "--fifo",
@@ -4531,15 +4620,17 @@ class TestLedProtocolo(LedTestCase):
     def test_server_that_hangs_up(self):
         """EPIPE e RST são a rede, e se explicam; só o EPIPE da nossa saída é o terminal que se foi."""
         args = self.led.build_parser("botao").parse_args([])
-        for error in (BrokenPipeError, ConnectionResetError):
-            with mock.patch.object(self.led.socket, "create_connection") as connect:
-                sock = connect.return_value.__enter__.return_value
-                for call in (sock.recv, sock.sendall):
-                    call.side_effect = error
-                    with self.assertRaisesRegex(self.led.Failure, "desligou"), self.led.conversation(args) as ask:
-                        ask("LED STATUS")
-                with self.assertRaises(BrokenPipeError), self.led.conversation(args):
-                    raise BrokenPipeError
+        with mock.patch.object(self.led.socket, "create_connection") as connect:
+            sock = connect.return_value.__enter__.return_value
+            sock.__enter__.return_value = sock
+            sock.__exit__.return_value = connect.return_value.__exit__.return_value = False
+            sock.sendall.side_effect = BrokenPipeError
+            for end in (ConnectionResetError, lambda size: b""):
+                sock.recv.side_effect = end
+                with self.assertRaisesRegex(self.led.Failure, "desligou"), self.led.conversation(args) as ask:
+                    ask("LED STATUS")
+            with self.assertRaises(BrokenPipeError), self.led.conversation(args):
+                raise BrokenPipeError
 
     def test_watch_from_the_shell(self):
         server = self.serve()
@@ -4886,6 +4977,8 @@ class TestLedSimulado(LedTestCase):
                 self.ask(server, b"LED ON")
                 server.expect(wanted)
                 server.expect_error("^LED Status: On$")
+                server.stop()  # apagado no fim, e isto também se registra
+                server.expect_error("^LED Status: Off$")
 
     def test_syslog(self):
         """A mesma marca e o mesmo texto do programa em C."""
@@ -4894,7 +4987,7 @@ class TestLedSimulado(LedTestCase):
         with mock.patch.object(self.led, "syslog", fake), mock.patch.object(self.led, "log"):
             server.obey("LED ON", types.SimpleNamespace(watching=False))
             server.obey("LED ON", types.SimpleNamespace(watching=False))
-            server.obey("LED OFF", types.SimpleNamespace(watching=False))
+            server.turn(False)  # o do fim também
         self.assertEqual(fake.syslog.mock_calls, [mock.call("LED Status: On"), mock.call("LED Status: Off")])
         self.assertRegex((HERE / "led_gpio.py").read_text(encoding="utf-8"), '"LED TCP"')
 
@@ -4923,6 +5016,21 @@ class TestLedSimulado(LedTestCase):
         button.stop()
         self.assertFalse(fifo.exists())
 
+    def test_fifo_of_another_button(self):
+        """A FIFO de um botão que roda não serve a outro, nem some quando o outro desiste; a de um que morreu serve."""
+        fifo, server = self.folder() / "fifo", self.serve()
+        args = ("botao", "127.0.0.1", server.port, "--gpio", "simulado", "--fifo", fifo)
+        button = self.spawn("led_gpio.py", *args, ready=None, stdin=subprocess.DEVNULL, status=None)
+        button.expect_error("à espera")
+        second = self.run_script("led_gpio.py", *args)
+        self.assertRegex(second.err, "erro: .*já tem quem a leia.*--fifo OUTRO\n\\Z")
+        fifo.write_text("0\n")
+        button.expect("^toque: LED ON -> OK LED ON$")
+        button.kill()
+        button.wait()
+        heir = self.spawn("led_gpio.py", *args, ready=None, stdin=subprocess.DEVNULL)
+        heir.expect_error("à espera")
+
     def test_fifo_refused(self):
         pin = self.led.SimulatedPin
         for kind in ("file", "link", "open to others", "device", "folder", "not ours"):
@@ -4947,78 +5055,87 @@ class TestLedSimulado(LedTestCase):
                     os.mkfifo(path, 0o600)
                     os.chown(path, 65534, 65534)
                 before = os.lstat(path)
-                with self.assertRaisesRegex(self.led.Failure, f"ls -l {path}.*--fifo"):
+                with self.assertRaisesRegex(self.led.Failure, f"ls -l {path}.*echo.*rm.*--fifo"):
                     pin(types.SimpleNamespace(fifo=str(path)), None, False, True).open()
                 after = os.lstat(path)
                 self.assertEqual((before.st_ino, before.st_size, before.st_mode),
                                  (after.st_ino, after.st_size, after.st_mode))
 
-    def start(self, *args, **options):
-        env = {"XDG_RUNTIME_DIR": str(self.folder())}
+    def start(self, *args):
+        """(ambiente, FIFO, argumentos) de um `iniciar` que não mexe na casa de ninguém."""
         fifo = self.folder() / "fifo"
-        return env, fifo, ("iniciar", "127.0.0.1", 0, "--gpio", "simulado", "--fifo", fifo, *args)
+        args = ("iniciar", "127.0.0.1", 0, "--gpio", "simulado", "--fifo", fifo, *args)
+        return {"HOME": str(self.folder())}, fifo, args
 
     def test_start_both(self):
-        """iniciar: dois processos, um Ctrl+C (que o terminal manda ao grupo todo)."""
+        """iniciar: o toque acende o LED, a rede o apaga, um Ctrl+C acaba com os dois."""
         env, fifo, args = self.start()
         both = self.spawn("led_gpio.py", *args, env=env)
-        both.expect_error("à espera")
         both.expect_error("só esta máquina")
+        both.expect_error("à espera")
         fifo.write_text("0\n")
         both.expect("toque: LED ON -> OK LED ON")
         self.assertEqual(self.ask(both, b"LED TOGGLE"), b"OK LED OFF")
-        os.killpg(both.pid, signal.SIGINT)
-        self.assertEqual(both.wait(), 0)
+        both.stop(signal.SIGINT)
         self.assertFalse(fifo.exists())
         self.assertRaises(ConnectionRefusedError, self.connect, both)
 
-    def test_start_ends_both(self):
-        """SIGTERM só em quem iniciou: os dois processos acabam com ele."""
-        env, fifo, args = self.start()
-        both = self.spawn("led_gpio.py", *args, env=env)
-        both.expect_error("à espera")
-        both.stop()
-        self.assertFalse(fifo.exists())
-        self.assertRaises(ConnectionRefusedError, self.connect, both)
-
-    def test_start_fails_with_the_port_busy(self):
+    def test_start_fails(self):
+        """Nenhuma metade fica sem a outra; o que falta sai em stderr, e no estado de saída, com ou sem --fundo."""
         env, fifo, args = self.start()
         with socket.create_server(("127.0.0.1", 0)) as busy:
             result = self.run_script("led_gpio.py", *args[:2], busy.getsockname()[1], *args[3:], env=env)
         self.assert_one_line_error(result, "em uso")
+        fifo.write_text("")
+        for options in ((), ("--fundo",)):
+            result = self.run_script("led_gpio.py", *args, *options, env=env, status=1)
+            self.assertRegex(result.err, "erro: .*não é uma FIFO só sua.*\n\\Z")
+        result = self.run_script("led_gpio.py", *args, "--chave", "x.pem", env=env)
+        self.assert_one_line_error(result, "--certificado", status=2)
+
+    def test_start_ends_both(self):
+        """Se o botão deixa de responder, o LED acaba com ele, e o estado de saída conta."""
+        env, fifo, args = self.start()
+        with open(os.devnull, "w") as unreadable:
+            both = self.spawn("led_gpio.py", *args, env=env, stdin=unreadable, status=1)
+            self.assertEqual(both.wait(), 1)
+        both.expect_error("erro: o botão deixou de responder")
+        self.assertFalse(fifo.exists())
+        self.assertRaises(ConnectionRefusedError, self.connect, both)
 
     def test_background(self):
         """iniciar --fundo, outra vez (recusado), parar, outra vez (nada); ninguém mais é tocado."""
         env, fifo, args = self.start("--fundo")
         run = functools.partial(self.run_script, "led_gpio.py", env=env)
         began = run(*args, status=0)
-        folder = pathlib.Path(env["XDG_RUNTIME_DIR"]) / f"led_gpio-{os.getuid()}"
-        pid = int((folder / "pid").read_text())
+        home = pathlib.Path(env["HOME"])
+        pid = int((home / ".led_gpio.pid").read_text())
         try:
-            self.assertRegex(began.text, f"em 127.0.0.1 porta [0-9]+, pid {pid};")
-            self.until(lambda: "à espera de toques" in (folder / "pid.log").read_text(), "o botão ficar pronto")
-            self.assert_one_line_error(run(*args), "já está rodando", "parar")
-            self.assertEqual([stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "pid")], [0o700, 0o600])
+            server = types.SimpleNamespace(host="127.0.0.1", port=int(re.search("porta ([0-9]+)", began.text).group(1)))
+            self.assertIn(f"tail -f {home}/.led_gpio.log\n", began.text)
+            self.assertEqual(os.getsid(pid), pid, "numa sessão sua: o Ctrl+C e o fim deste terminal não o alcançam")
+            fifo.write_text("0\n")
+            self.until(lambda: self.ask(server, b"LED STATUS") == b"OK LED ON", "o toque acender o LED")
+            self.assert_one_line_error(run(*args[:2], server.port, *args[3:]), "já está rodando", "parar")
+            self.assertEqual(stat.S_IMODE((home / ".led_gpio.pid").stat().st_mode), 0o600)
             self.assertEqual(run("parar", status=0).text, f"parado: pid {pid}\n")
             pid = None
         finally:
             if pid:
-                os.kill(pid, signal.SIGTERM)
-        self.assertIsNone(BAD_STDERR.search((folder / "pid.log").read_text()))
+                os.kill(pid, signal.SIGKILL)
+        self.assertRaises(ConnectionRefusedError, self.connect, server)
+        text = (home / ".led_gpio.log").read_text()
+        self.assertRegex(text, "à espera(?s:.*)LED Status: On\n(?s:.*)LED Status: Off\n")
+        self.assertIsNone(BAD_STDERR.search(text))
         self.assertFalse(fifo.exists())
         innocent = subprocess.Popen(["sleep", "60"])
         try:
-            (folder / "pid").write_text(str(innocent.pid))  # um pid velho, que hoje é de outro processo
+            (home / ".led_gpio.pid").write_text(str(innocent.pid))  # um pid velho, que hoje é de outro processo
             self.assert_one_line_error(run("parar"), "nada em segundo plano", "iniciar --fundo")
             self.assertIsNone(innocent.poll())
         finally:
             innocent.kill()
             innocent.wait()
-        folder.chmod(0o755)
-        self.assert_one_line_error(run("parar"), "só sua", "ls -ld")
-        shutil.rmtree(folder)
-        folder.symlink_to(self.folder())
-        self.assert_one_line_error(run("parar"), "só sua")
 
 
 def each(*names):
