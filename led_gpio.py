@@ -55,6 +55,7 @@ UDEV_S = 2  # insistência no EACCES que se segue ao export
 POLL_S, WAKE_S = 0.005, 0.5  # releitura do botão, até uma borda provar que o chip avisa; e o maior sono de uma espera
 ANSWER_S = 1.5  # para conectar, e para a conversa inteira; menos que os 2 s em que um Ctrl+C tem de ser obedecido
 RETRY_S, MAX_PRESSES = 1, 64  # pausa entre as tentativas do botão; toques à espera de entrega
+STOP_TRIES = 50  # olhadas, uma a cada SILENCE_S, até `parar` desistir de esperar
 
 
 # --- bloco comum: casa ---
@@ -681,6 +682,8 @@ def background():
     morte de quem roda: sem ela, o número anotado já pode ser de outro processo."""
     if os.name != "posix":
         raise Failure("segundo plano só em Unix. Aqui: ./led_gpio.py iniciar, num terminal à parte")
+    while os.open(os.devnull, os.O_RDWR) <= 2:  # nasceu sem stdin, stdout ou stderr (`>&-`): que a trava não os ocupe
+        pass
     path = os.path.expanduser("~/.led_gpio")
     lock = os.open(f"{path}.pid", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -697,8 +700,12 @@ def stop_background(_args):
     if not pid:
         raise Failure("nada em segundo plano. Para começar: ./led_gpio.py iniciar --fundo")
     os.kill(pid, signal.SIGTERM)
-    fcntl.flock(lock, fcntl.LOCK_EX)  # a trava se solta quando ele acaba; um Ctrl+C desiste de esperar
-    print(f"parado: pid {pid}")
+    for _ in range(STOP_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a trava se solta quando ele acaba
+            return print(f"parado: pid {pid}")
+        time.sleep(SILENCE_S)
+    raise Failure(f"o pid {pid} recebeu o SIGTERM e não acabou em {STOP_TRIES * SILENCE_S:g} s. À força: kill -9 {pid}")
 
 
 ACTIONS = {"servidor": work, "botao": work, "iniciar": work, "enviar": send_command, "parar": stop_background}
