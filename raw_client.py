@@ -380,7 +380,7 @@ class Pipe(Sink):
         data = memoryview(b"".join(pieces))
         self.hash.update(data)
         self.size, self.backlog = self.size + len(data), self.backlog + len(data)
-        self.waiting.append(data)
+        self.waiting.extend([data] if data else [])  # um servidor torto manda blocos sem bytes
         while self.idle():
             pass
 
