@@ -352,8 +352,7 @@ class Terminal:
     """Teclado e tela: uma linha sendo digitada, e o que chega aparece acima dela sem rasgá-la."""
 
     def __init__(self):
-        self.typing, self.unfinished, self.readline = False, "", None
-        self.painted = threading.Event()  # o prompt está inteiro na tela
+        self.typing, self.unfinished, self.readline, self.painted = False, "", None, threading.Event()
         sys.stdin.reconfigure(errors="surrogateescape")  # o que se digita segue como veio, seja qual for a codificação
         with contextlib.suppress(ImportError, AttributeError):  # sem readline (Windows) o console já edita linhas
             import readline
@@ -379,7 +378,8 @@ class Terminal:
         """Apaga a linha em edição, mostra o que chegou e redesenha a linha como estava."""
         if not self.typing:
             return print(text, end="", flush=True)
-        self.painted.wait(PAINT_S)
+        self.painted.wait(PAINT_S)  # o prompt pode estar a meio caminho da tela
+        self.painted.set()  # sem readline ninguém avisa: espera-se uma vez por linha, e não a cada pedaço
         line = PROMPT + (self.readline.get_line_buffer() if self.readline else "")
         width = shutil.get_terminal_size().columns or 80  # há terminais que se dizem com 0 colunas
         rows = len(line) // width + bool(self.unfinished)
