@@ -1580,6 +1580,7 @@ class TestCliente(ScriptTestCase):
             screen.painted.wait.side_effect = lambda limit: self.assertFalse(paint.called)
             terminal.show(screen, "oi\n")
         self.assertTrue(screen.painted.wait.called and paint.called)
+        screen.painted.set.assert_called_once_with()  # sem readline ninguém o faria, e cada pedaço esperaria
 
     def test_server_leaves_at_the_prompt(self):
         """O servidor fecha enquanto se pensa: o cliente diz, e termina sem esperar Enter."""
