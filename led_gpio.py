@@ -384,7 +384,7 @@ class Client(threading.Thread):
             for line in self.lines():
                 with self.server.lock:  # põe comandos e avisos numa ordem só, a mesma para todos
                     self.send(self.server.obey(understand(line)[0], self) if self.trusted else self.judge(line))
-                if not self.trusted:
+                if not self.trusted or self.server.stop.asked:  # a ordem seguinte já não vale
                     break
         except OSError:  # RST, TLS malfeito: acaba este cliente, e só ele
             pass
@@ -617,10 +617,11 @@ def deliver(args, born, stop):
             return log(f"toque: {wanted} -> {reply}", sys.stdout)
         except Failure as error:
             age = time.monotonic() - born
-            if age >= args.validade or stop.asked:
+            if age < args.validade and not stop.asked:
+                log(f"{error}; o toque espera, nova tentativa em {RETRY_S} s")
+                time.sleep(RETRY_S)
+            if age >= args.validade or stop.asked:  # pedido na pausa, o fim não espera por mais uma tentativa
                 return log(f"toque perdido, {age:.1f} s depois de dado: {error}")
-            log(f"{error}; o toque espera, nova tentativa em {RETRY_S} s")
-        time.sleep(RETRY_S)
 
 
 def deliver_all(args, pin, stop):

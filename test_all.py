@@ -4320,6 +4320,21 @@ class TestLedProtocolo(LedTestCase):
                 self.assertEqual(pairs[1][1].recv(100), b"LED ON\n" if server.lit else b"LED OFF\n")
         self.assertFalse(live.lost)
 
+    def test_no_order_after_the_end(self):
+        """Pedido o fim, das ordens que vieram juntas a seguinte já não vale: o LED apagado ao sair não acende."""
+        stop, writes = types.SimpleNamespace(asked=False), []
+
+        def write(on):
+            writes.append(on)
+            stop.asked = True
+        args = types.SimpleNamespace(ocioso=60)
+        server = self.led.Server(types.SimpleNamespace(lit=False, write=write), None, None, args, stop)
+        ours, theirs = socket.socketpair()
+        with ours, theirs, mock.patch.object(self.led, "log"), mock.patch.object(self.led.syslog, "syslog"):
+            theirs.sendall(b"LED ON\nLED OFF\nLED ON\n")
+            self.led.Client(server, ours, "192.0.2.7").run()
+        self.assertEqual(writes, [True])
+
     def test_slowloris(self):
         """Um byte de cada vez, nunca uma linha: o prazo encerra; quem só assina fica."""
         server = self.serve("--ocioso", 0.5)
@@ -4945,6 +4960,16 @@ class TestLedBotao(LedTestCase):
             slow.expect_error("o toque espera")
             self.assertEqual(slow.stop(), 0)
             self.assertRegex(slow.errors(), "toque perdido(?s:.*)por entregar na hora de parar: 2")
+
+    def test_end_during_the_pause(self):
+        """Com o servidor mudo, o fim pedido na pausa entre duas tentativas não espera por mais uma."""
+        args, stop = types.SimpleNamespace(validade=30), types.SimpleNamespace(asked=False)
+        away = mock.Mock(side_effect=self.led.Failure("mudo"))
+        with mock.patch.multiple(self.led, conversation=away, log=mock.DEFAULT) as fakes, \
+                mock.patch.object(self.led.time, "sleep", lambda _: setattr(stop, "asked", True)):
+            self.led.deliver(args, time.monotonic(), stop)
+        away.assert_called_once_with(args)
+        self.assertRegex(fakes["log"].call_args[0][0], "^toque perdido.*mudo")
 
     def test_lost_reply_is_not_a_second_press(self):
         """A resposta a LED ON se perdeu: na nova conversa o botão repete LED ON, não pergunta nem inverte de novo."""
