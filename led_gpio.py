@@ -161,7 +161,7 @@ def proof(secret: bytes, challenge: str) -> str:
 
 def source_of(host: str) -> str:
     """De quem é o endereço: em IPv6, a rede /64, que cada casa recebe inteira. O IPv4 chega a :: como ::ffff:1.2.3.4"""
-    if "." in host:
+    if "." in host.partition("%")[0]:  # fe80::1%eth0.10 não é IPv4
         return host.rpartition(":")[2]
     return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8].hex(":", 2) + "::/64"
 

@@ -4532,7 +4532,8 @@ class TestLedProtocolo(LedTestCase):
     def test_source_of(self):
         for host, wanted in (("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"),
                              ("2001:db8:1:2:3::4", "2001:0db8:0001:0002::/64"), ("::1", "0000:0000:0000:0000::/64"),
-                             ("fe80::1%eth0", "fe80:0000:0000:0000::/64")):
+                             ("fe80::1%eth0", "fe80:0000:0000:0000::/64"),
+                             ("fe80::1%eth0.10", "fe80:0000:0000:0000::/64")):  # o nome da interface de uma VLAN
             self.assertEqual(self.led.source_of(host), wanted)
 
     def test_bad_secret_files(self):
