@@ -540,7 +540,7 @@ class Outbox(threading.Thread):
                     data, self.box = self.box, bytearray()  # tudo de uma vez: uma linha por vez não dá vazão
                 self.write(data)
         except OSError:
-            self.broken = True
+            self.broken, self.box = True, bytearray()  # o que sobrou não espera na memória por quem se foi
         self.on_end()
 
 

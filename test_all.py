@@ -401,6 +401,18 @@ class TestServidorPuro(unittest.TestCase):
     def setUpClass(cls):
         cls.servidor = load("servidor.py")
 
+    def test_broken_outbox_keeps_nothing(self):
+        """Quem não lê e cai não deixa 256 KiB na memória até que o Python resolva recolher o lixo."""
+        def write(data):
+            box.put(b"x" * 1000)
+            raise BrokenPipeError
+        ended = mock.Mock()
+        box = self.servidor.Outbox(write, 1000, ended)
+        box.put(b"oi")
+        box.run()
+        self.assertEqual((box.broken, len(box.box)), (True, 0))
+        ended.assert_called_once_with()
+
     def test_line_buffer(self):
         table = (("uma linha", [b"oi\n"], ["oi"]), ("CRLF", [b"oi\r\n"], ["oi"]), ("duas", [b"a\nb\n"], ["a", "b"]),
                  ("sem fim", [b"oi"], []), ("em pedaços", [b"o", b"i", b"\n"], ["oi"]), ("vazia", [b"\n"], [""]),
