@@ -567,7 +567,7 @@ def measure(args):
     with contextlib.closing(Meter(args)) as meter:
         meter.open()
         spent, done = meter.run()
-    if done:
+    if meter.histogram.counts:
         report(args, meter.histogram, spent, done)
     if meter.dropped or meter.unanswered():
         raise Failure(f"{meter.dropped} conexões caíram e {meter.unanswered()} ficaram sem resposta")

@@ -1782,6 +1782,17 @@ class TestCliente(ScriptTestCase):
         self.assertEqual(client.wait(), 0)
         self.assertIn("não respondeu nada. Ele só fala TLS?", client.errors())
 
+    def test_measure_of_late_answers(self):
+        """Respostas que só chegam depois de --duracao não contam na taxa, mas o silêncio não as esconde."""
+        cliente = load("cliente.py")
+        meter = mock.Mock(histogram=cliente.Histogram(), dropped=0, **{"run.return_value": (0.1, 0),
+                                                                      "unanswered.return_value": 0})
+        meter.histogram.add(889 * 10**6)
+        with mock.patch.object(cliente, "Meter", return_value=meter), mock.patch.object(cliente, "raise_fd_limit"), \
+                contextlib.redirect_stdout(io.StringIO()) as out:
+            cliente.measure(cliente.build_parser().parse_args(["--medir"]))
+        self.assertRegex(out.getvalue(), r" 0 idas e voltas por segundo(?s:.*)p50 \d+ ms")
+
     def test_measure_counts_the_mute(self):
         """Uma conexão que caiu e uma que se calou são duas contas; nenhuma entra nas duas."""
         listener, port = self.listener()
