@@ -459,8 +459,8 @@ class Conversation:
 
     def hear(self, data):
         """Mostra o que chegou, e desconta a pergunta a que responde; a um pedido de código, responde sozinho."""
-        note = self.settle(data)
-        answer = proof(data, self.nick or self.last) if not note and data != self.last else None
+        echo, note = self.settle(data)
+        answer = None if echo or data == self.last else proof(data, self.nick or self.last)
         if answer is None or self.proofs >= MAX_PROOFS:
             return self.show(readable(data), note)
         self.proofs += 1
@@ -470,7 +470,7 @@ class Conversation:
             self.send(self.last)  # a sala nos tinha esquecido: entrou outra vez, e agora diz o que ia dizer
 
     def settle(self, data):
-        """Tira da espera o que `data` responde; devolve uma nota se ele pode responder a uma pergunta velha.
+        """Tira da espera o que `data` responde; devolve se é um eco, e uma nota se pode responder a pergunta velha.
         Um eco é igual à pergunta, e só a ela responde. Outra coisa qualquer (a sala, uma pessoa com nc) não diz a que
         responde, mas mostra que há alguém lá."""
         same = [question for question in self.waiting if question.data == data]
@@ -479,9 +479,9 @@ class Conversation:
         for question in settled:
             self.waiting.remove(question)
         if not late:
-            return ""
+            return same, ""
         age = f"{time.monotonic() - late[0].sent_at:.1f} s"
-        return f"  (atrasada: {age})" if late == same else f"  (esta, ou a atrasada de {age}: são iguais)"
+        return same, f"  (atrasada: {age})" if late == same else f"  (esta, ou a atrasada de {age}: são iguais)"
 
     def check_deadlines(self):
         now = time.monotonic()

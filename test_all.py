@@ -2726,6 +2726,18 @@ class TestClienteUDP(UDPTestCase):
             module.Conversation(wire, keyboard, module.build_parser().parse_args([])).run()
         self.assertEqual(sent, [b"oi"])
 
+    def test_echo_of_what_a_room_says(self):
+        """Digitou-se "?" e, antes do eco, outra linha: o "?" que volta é o eco, e não uma sala que pergunta quem é."""
+        module, sent, shown = load("cliente_udp.py"), [], io.StringIO()
+        wire, keyboard = argparse.Namespace(send=sent.append, limit=65507), argparse.Namespace(prompt="")
+        talk = module.Conversation(wire, keyboard, module.build_parser().parse_args([]))
+        with contextlib.redirect_stdout(shown):
+            for line in (b"?", b"oi"):
+                talk.obey(line)
+            for line in (b"?", b"oi"):
+                talk.hear(line)
+        self.assertEqual((sent, shown.getvalue()), ([b"?", b"oi"], "?\noi\n"))
+
     def test_interrupt_in_the_room(self):
         """Ctrl+C também se despede: o apelido fica livre na hora, e não depois de dois minutos de silêncio."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
