@@ -508,7 +508,7 @@ class Conversation:
         text = "\n".join(lines) + note
         if not self.keyboard.prompt:
             return print(text, flush=True)
-        if readline:
+        if hasattr(readline, "set_pre_input_hook"):  # senão ninguém avisa que ele está pronto
             self.keyboard.painted.wait(PAINT_S)
         line = self.keyboard.prompt + (readline.get_line_buffer() if readline else "")
         width = os.get_terminal_size(1).columns or 80  # há terminais que se dizem com 0 colunas
