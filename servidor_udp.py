@@ -162,10 +162,8 @@ def socket_address(host, port):
 
 def cookie(key: bytes, host: str, port: int, period: int) -> str:
     """O código de um endereço num minuto: só o dono do endereço o recebe, só quem tem a chave o calcula.
-
     BLAKE2s com chave (RFC 7693) sobre o minuto (8 bytes, o maior primeiro), a porta (2) e o texto do endereço; dos 40
-    bits do resumo, os 35 primeiros, 5 por letra (base32, RFC 4648). Nada se guarda: para conferir, calcula-se de novo.
-    """
+    bits do resumo, os 35 primeiros, 5 por letra (base32, RFC 4648). Nada se guarda: confere-se calculando de novo."""
     message = period.to_bytes(8, "big") + port.to_bytes(2, "big") + host.encode()
     return base64.b32encode(hashlib.blake2s(message, key=key, digest_size=5).digest()).decode()[:CODE_SIZE]
 
@@ -408,18 +406,19 @@ class Console(threading.Thread):
         self.lines, self.broken = queue.SimpleQueue(), False
         self.start()
 
-    def say(self, text, file=sys.stdout):
+    def say(self, text, file=sys.stdout, most=CONSOLE_LINES):
         """Um print() que não espera; com a fila cheia não há ninguém lendo, e a mensagem se perde."""
-        if file and self.lines.qsize() < CONSOLE_LINES:  # None: o processo nasceu sem ela (`>&-`)
+        if file and self.lines.qsize() < most:  # None: o processo nasceu sem ela (`>&-`)
             self.lines.put((file, text + "\n"))
 
     def run(self):
-        try:
-            for stream, text in iter(self.lines.get, None):  # sem o buffer: parada nele, prenderia o fim do programa
+        for stream, text in iter(self.lines.get, None):
+            try:  # sem o buffer: parada nele, prenderia o fim do programa
                 getattr(stream.buffer, "raw", stream.buffer).write(text.encode(stream.encoding, "replace"))
-        except OSError:  # `| head -1` já leu o que queria: acaba pelo mesmo caminho do Ctrl+C
-            self.broken = True
-            signal.raise_signal(signal.SIGTERM)
+            except OSError as error:  # disco cheio, terminal que se foi: perde-se a linha, e não a sala
+                if error.errno in (errno.EPIPE, errno.EINVAL):  # `| head -1` já leu o que queria (no Windows, EINVAL)
+                    self.broken = True
+                    return signal.raise_signal(signal.SIGTERM)  # acaba pelo mesmo caminho do Ctrl+C
 
     def close(self):
         self.lines.put(None)
@@ -563,7 +562,7 @@ def serve(args):
             broken = console.broken  # antes das últimas palavras: acabar a pedido não é erro, nem que ninguém as leia
             if room:
                 room.announce("* o servidor encerrou; até logo")
-            console.say(totals(server.datagrams, server.octets, server.guard))
+            console.say(totals(server.datagrams, server.octets, server.guard), most=math.inf)
             return int(broken)
 
 

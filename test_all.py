@@ -2332,6 +2332,38 @@ class TestServidorUDP(UDPTestCase):
         self.assertLess(time.monotonic() - start, 2)
         self.assertIn("o servidor encerrou", sock.recv(999).decode())
 
+    def test_the_totals_find_a_full_queue(self):
+        """Quem lê devagar perde linhas (um --verbose sob inundação), e nunca as contas do fim."""
+        module, consoles = load("servidor_udp.py"), []
+
+        class Stuck(module.Console):
+            def start(self):
+                consoles.append(self)
+
+            def close(self):
+                pass
+
+        def flood(server):
+            for _ in range(2 * module.CONSOLE_LINES):
+                server.guard.say("um datagrama", file=sys.stderr)
+            raise KeyboardInterrupt
+        module.Console, module.Server.run, module.signal = Stuck, flood, mock.Mock()
+        self.assertEqual(module.serve(module.build_parser().parse_args(["127.0.0.1", "0"])), 0)
+        said = [consoles[0].lines.get() for _ in range(consoles[0].lines.qsize())]
+        self.assertEqual(len(said), module.CONSOLE_LINES + 1)
+        self.assertIn("recebidos: 0 datagramas", said[-1][1])
+
+    def test_full_disk(self):
+        """A saída vai a um arquivo, e o disco enche: perdem-se as linhas, e a sala continua."""
+        if not os.path.exists("/dev/full"):
+            self.skipTest("sem /dev/full")
+        with open("/dev/full", "wb") as full:
+            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat", ready=None, stdout=full)
+        sock = self.enter_room(int(server.expect_error(r"cliente_udp\.py 127\.0\.0\.1 (\d+)")[1]))
+        for _ in range(3):
+            self.assertEqual(self.ask(sock, b"oi"), b"<visitante1> oi\n")
+        self.assertEqual(server.stop(), 0)
+
     def test_second_signal(self):
         """`timeout` manda dois SIGTERM, e há quem aperte Ctrl+C duas vezes: o segundo não corta as contas."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
