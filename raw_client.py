@@ -225,14 +225,14 @@ def attach_filter(sock, side, session=None):
 
 def open_link(name, side, receive_bytes):
     """Socket AF_PACKET só do nosso EtherType, já com filtro: devolve (sock, MAC, MTU). Levanta Failure."""
-    prog = os.path.basename(sys.argv[0])
+    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
     if not hasattr(socket, "AF_PACKET"):
         raise Failure("quadros crus (AF_PACKET) só existem no Linux: use um computador ou Raspberry Pi com ele")
     import fcntl  # só existe no Unix: fora dele, o arquivo ainda se importa e responde a --help
     try:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # 0: nada entra antes do filtro
     except PermissionError:
-        raise Failure(f"abrir quadros crus exige a permissão CAP_NET_RAW. Digite: sudo ./{prog} {name}") from None
+        raise Failure(f"abrir quadros crus exige a permissão CAP_NET_RAW. Digite: sudo ./{command}") from None
     try:
         sock.setblocking(False)
         attach_filter(sock, side)

@@ -30,6 +30,7 @@ import hmac
 import itertools
 import os
 import select
+import shlex
 import signal
 import socket
 import stat
@@ -236,14 +237,14 @@ def attach_filter(sock, side, session=None):
 
 def open_link(name, side, receive_bytes):
     """Socket AF_PACKET só do nosso EtherType, já com filtro: devolve (sock, MAC, MTU). Levanta Failure."""
-    prog = os.path.basename(sys.argv[0])
+    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
     if not hasattr(socket, "AF_PACKET"):
         raise Failure("quadros crus (AF_PACKET) só existem no Linux: use um computador ou Raspberry Pi com ele")
     import fcntl  # só existe no Unix: fora dele, o arquivo ainda se importa e responde a --help
     try:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # 0: nada entra antes do filtro
     except PermissionError:
-        raise Failure(f"abrir quadros crus exige a permissão CAP_NET_RAW. Digite: sudo ./{prog} {name}") from None
+        raise Failure(f"abrir quadros crus exige a permissão CAP_NET_RAW. Digite: sudo ./{command}") from None
     try:
         sock.setblocking(False)
         attach_filter(sock, side)
@@ -830,8 +831,7 @@ def serve(args):
 
 def build_parser():
     parser = Parser(description="Servidor de filmes sem IP: uma pasta, direto em quadros Ethernet (0x88B5).",
-                    epilog="Precisa de root (sudo) ou CAP_NET_RAW; aberto o socket, volta a ser quem digitou sudo. "
-                           "Em outro terminal: sudo ./raw_client.py")
+                    epilog="Precisa de sudo, ou CAP_NET_RAW. Em outro terminal: sudo ./raw_client.py")
     parser.add_argument("interface", nargs="?", default="lo", metavar="INTERFACE", help="por onde servir (padrão: lo)")
     parser.add_argument("--pasta", default="videos", metavar="PASTA", help="o que servir (padrão: videos)")
     parser.add_argument("--chave-arquivo", metavar="ARQUIVO", help="só atende quem tem o mesmo arquivo de chave")

@@ -3717,8 +3717,8 @@ class TestRawServer(RawTestCase):
         if "b1" in self.lab.sockets:
             self.lab.ip("link", "add", "parada", "type", "veth", "peer", "name", "parada2")
             self.assert_one_line_error(self.client("parada", "listar", status=1), "sudo ip link set parada up")
-        result = self.run_script("raw_server.py", "lo", prefix=without_raw())
-        self.assert_one_line_error(result, "CAP_NET_RAW", "sudo ./")
+        result = self.run_script("raw_server.py", "lo", "--pasta", "meus filmes", prefix=without_raw())
+        self.assert_one_line_error(result, "CAP_NET_RAW", "sudo ./raw_server.py lo --pasta 'meus filmes'\n")
 
 
 def without_raw():
@@ -4154,7 +4154,8 @@ class TestRawClient(RawTestCase):
             self.assertEqual((end.exception.code, said_by_parser.getvalue().count("\n")), (2, 1))
             self.assertIn(said, said_by_parser.getvalue())
         self.assert_one_line_error(self.client(status=1), "sem terminal")
-        self.assert_one_line_error(self.run_script("raw_client.py", "listar", prefix=without_raw()), "CAP_NET_RAW")
+        result = self.run_script("raw_client.py", "mensagem", "oi, sala", prefix=without_raw())
+        self.assert_one_line_error(result, "CAP_NET_RAW", "sudo ./raw_client.py mensagem 'oi, sala'\n")
 
 
 class TestRawEnlaceRuim(RawTestCase):
