@@ -822,7 +822,7 @@ class TLSStream:
 # --- fim do bloco comum: tls ---
 
 class Console(Outbox):
-    """O terminal do servidor: parado (Ctrl+S), não para a sala; o que passa do limite se perde."""
+    """O terminal do servidor: parado (Ctrl+S), ou num disco cheio, não para a sala; o que não cabe se perde."""
 
     def __init__(self, on_end):
         super().__init__(self.write_all, CONSOLE_BYTES, on_end)
@@ -833,8 +833,12 @@ class Console(Outbox):
 
     @staticmethod
     def write_all(data):
-        while data:  # sem o buffer do print(): parada dentro dele, esta thread prenderia o fim do programa
-            del data[:getattr(sys.stdout.buffer, "raw", sys.stdout.buffer).write(data)]
+        try:
+            while data:  # sem o buffer do print(): parada dentro dele, esta thread prenderia o fim do programa
+                del data[:getattr(sys.stdout.buffer, "raw", sys.stdout.buffer).write(data)]
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.EINVAL):  # quem lia foi embora (no Windows, EINVAL): é hora de parar
+                raise
 
 
 def is_allowed(host, networks):
@@ -958,7 +962,8 @@ def announce(sock, args):
     host, port = sock.getsockname()[:2]
     print(f"escutando em {host} porta {port}", flush=True)
     ip = ipaddress.ip_address(host.partition("%")[0])
-    ways = [f"./cliente.py {way} {port}" for way in (outside_addresses(sock.family) if ip.is_unspecified else [host])]
+    ways = [f"./cliente.py {way} {port}" + " --tls" * bool(args.tls)
+            for way in (outside_addresses(sock.family) if ip.is_unspecified else [host])]
     options = "".join(" " + shlex.quote(word) for word in sys.argv[1:] if word not in (args.endereco, str(args.porta)))
     hint = f"só esta máquina chega aqui; para abrir à rede: ./servidor.py :: {port}{options}" if ip.is_loopback else \
         "de outra máquina: " + ("\n              ou: ".join(ways) or "veja o endereço desta com ip addr")
@@ -973,7 +978,7 @@ def serve(args):
     listener = inherited_listener() or open_listener(args.endereco, args.porta)
     service = {"eco": Echo, "chat": Chat, "http": Http}[args.modo]()
     engine = {"threads": ThreadEngine, "epoll": EpollEngine}[args.motor](listener, service, args)
-    console = Console(engine.stop)  # `| head -1` já leu o que queria: é hora de parar
+    console = Console(engine.stop)
     service.tell = console.tell if sys.stdout else lambda text: None  # None: nasceu sem saída (`>&-`)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, engine.stop)
