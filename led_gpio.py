@@ -562,6 +562,7 @@ def conversation(args):
     gone = f"{where} desligou: sem lugar para mais esta conexão, ou lá a conversa é por TLS (--tls)"
 
     def ask(line="", forever=False):
+        nonlocal gone
         with contextlib.suppress(BrokenPipeError):  # ele desligou: é o que a leitura dirá
             sock.sendall(line.encode() + b"\n")  # uma linha vazia não é nada: só se espera
         while forever and not select.select([sock], [], [], 1)[0]:
@@ -573,6 +574,7 @@ def conversation(args):
         reply = escape(reply.decode("utf-8", "replace").rstrip("\r\n"))
         if not reply or reply.startswith("DESAFIO") and not secret:
             raise Failure(f"{where} pede senha: use o --senha-arquivo de lá" if reply else gone)
+        gone = f"{where} desligou"  # quem já respondeu tinha lugar para nós, e fala a mesma língua
         return reply
 
     try:

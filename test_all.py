@@ -4750,6 +4750,12 @@ class TestLedProtocolo(LedTestCase):
         self.ask(server, b"LED ON")
         watcher.expect("^LED ON$")
         watcher.stop(signal.SIGINT)
+        last = self.spawn("led_gpio.py", "enviar", "LED", "WATCH", "127.0.0.1", server.port, ready="^OK LED ON$",
+                          status=1)
+        server.stop()
+        self.assertEqual(last.wait(), 1)
+        self.assertRegex(last.errors(), "porta [0-9]+ desligou$")  # sem conselhos: o servidor acabou, e é tudo
+        server = self.serve()
         result = self.run_script("led_gpio.py", "enviar", "LED PISCA", "127.0.0.1", server.port, status=1)
         self.assertRegex(result.text, "^ERRO ")
 
