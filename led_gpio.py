@@ -55,6 +55,7 @@ UDEV_S = 2  # insistência no EACCES que se segue ao export
 POLL_S, WAKE_S = 0.005, 0.5  # releitura do botão, até uma borda provar que o chip avisa; e o maior sono de uma espera
 ANSWER_S = 1.5  # para conectar, e para a conversa inteira; menos que os 2 s em que um Ctrl+C tem de ser obedecido
 RETRY_S, MAX_PRESSES = 1, 64  # pausa entre as tentativas do botão; toques à espera de entrega
+LOGGING = threading.Lock()  # uma linha por vez
 STOP_TRIES = 50  # olhadas, uma a cada SILENCE_S, até `parar` desistir de esperar
 
 
@@ -167,14 +168,20 @@ def source_of(host: str) -> str:
 
 
 def log(text, stream=None):
-    """Um print() que não espera: com o terminal parado (Ctrl+S), ou cheio o cano que ninguém lê, o texto se perde."""
-    out = stream or sys.stderr  # None: nasceu sem ele (`2>&-`)
-    try:
-        if out and (os.name != "posix" or select.select([], [out], [], 0)[1]):
-            print(text, file=out, flush=True)
-    except OSError:  # ninguém mais lê. Sem o registro, o LED ainda obedece; sem a lâmpada (`| head -1`), é o fim
-        if stream:
-            os.kill(os.getpid(), signal.SIGTERM)
+    """Um print() que não espera: o que não cabe num terminal parado (Ctrl+S), ou num cano que ninguém lê, se perde."""
+    out = stream or sys.stderr
+    if not out or os.name != "posix":  # None: nasceu sem ele (`2>&-`)
+        return out and print(text, file=out, flush=True)
+    with LOGGING:  # ou um devolveria a espera à saída no meio da escrita do outro
+        try:
+            os.set_blocking(out.fileno(), False)  # só por um instante: o terminal é também de outros
+            os.write(out.fileno(), f"{text}\n".encode(out.encoding, "replace"))
+        except OSError as error:  # cheia; ou ninguém mais lê, e sem a lâmpada (`| head -1`) é o fim
+            if stream and not isinstance(error, BlockingIOError):
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise
+        finally:
+            os.set_blocking(out.fileno(), True)
 
 
 # Os pinos: três vias até o mesmo LED e o mesmo botão.

@@ -4542,6 +4542,19 @@ class TestLedProtocolo(LedTestCase):
             child.kill()
             child.wait()
 
+    def test_terminal_that_nobody_reads(self):
+        """Uma janela congelada: o terminal enche, e o que o select() diz caber já não cabe inteiro."""
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        with open(slave, "w") as out:
+            thread = threading.Thread(target=lambda: [self.led.log("x" * (i % 70), out) for i in range(5000)])
+            thread.start()
+            thread.join(WATCHDOG_S)
+            stuck = thread.is_alive()
+            while thread.is_alive():
+                os.read(master, 4096)
+        self.assertFalse(stuck, "log() espera por quem não lê")
+
     # --- senha
 
     def secret(self, text="uma senha de teste"):
