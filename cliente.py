@@ -630,15 +630,16 @@ def build_parser():
 
 
 def start(args):
+    secure = args.tls or args.ca or args.sem_verificar or args.certificado
     if args.medir:
-        if args.tls:
+        if secure:
             build_parser().error("--medir mede o TCP, sem TLS")
         return measure(args)
     with connect(args) as sock:
-        secure = args.tls or args.ca or args.sem_verificar or args.certificado
         stream = start_tls(sock, args) if secure else sock
         if args.verbose:
-            print(describe(sock, stream), file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # já caiu: quem ler dirá
+                print(describe(sock, stream), file=sys.stderr, flush=True)
         return talk(stream, args)
 
 

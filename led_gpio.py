@@ -661,6 +661,8 @@ def deliver_all(args, pin, stop):
 
 def work(args):
     """O LED, o botão, ou (iniciar) os dois: cada um na sua thread, conversam por TCP como se fossem duas máquinas."""
+    while os.open(os.devnull, os.O_RDWR) <= 2:  # nasceu sem stdin, stdout ou stderr (`>&-`): nada nosso os ocupe
+        pass
     stop, (path, lock, pid) = stop_on_signals(), background() if args.fundo else (None, None, None)
     if pid is not None:
         raise Failure("já está rodando. Para parar: ./led_gpio.py parar")
@@ -692,8 +694,6 @@ def background():
     morte de quem roda: sem ela, o número anotado já pode ser de outro processo."""
     if os.name != "posix":
         raise Failure("segundo plano só em Unix. Aqui: ./led_gpio.py iniciar, num terminal à parte")
-    while os.open(os.devnull, os.O_RDWR) <= 2:  # nasceu sem stdin, stdout ou stderr (`>&-`): que a trava não os ocupe
-        pass
     path = os.path.expanduser("~/.led_gpio")
     lock = os.open(f"{path}.pid", os.O_RDWR | os.O_CREAT, 0o600)
     try:
