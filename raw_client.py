@@ -39,16 +39,14 @@ import zlib
 
 QUEUE_BYTES = 16 << 20  # fila do kernel: 130 ms de 1 Gbit/s enquanto o disco respira
 WINDOW_BYTES, WINDOW_BLOCKS = 16 << 20, 11_000  # guardados fora de ordem; o bitmap deles cabe num quadro de 1500 B
-BATCH_BLOCKS, BATCH_BYTES = 64, 1 << 20  # quadros lidos antes de uma escrita
-HASH_STEP = 1 << 16  # bytes conferidos por folga: dezenas de µs
+BATCH_BLOCKS, BATCH_BYTES, HASH_STEP = 64, 1 << 20, 1 << 16  # quadros lidos por escrita; bytes conferidos por folga
 CATALOG_BYTES, MESSAGE_MAX = 8 << 20, 1 << 20  # um catálogo maior do que isto é mentira; bytes de uma mensagem
 ACK_EVERY_US, ACK_AGAIN_US = 1000, 50_000  # uma confirmação por ms; sem novidade, repete a última: pode ter se perdido
 ASK_US, ASK_MAX_US = 50_000, 400_000  # um pedido sem resposta se repete, cada vez com mais calma
-LISTEN_US = 300_000  # quanto `listar` espera pelos outros servidores depois do primeiro
 SILENCE_US = 3_000_000  # servidor calado: procura-o de novo, e retoma de onde parou
 EMPTY_MAX = 5  # sessões seguidas sem um byte a mais: o pedido passa, e os blocos, maiores, não
 WRONG_MTU = "Veja (ip link) se o MTU é o mesmo nas duas máquinas e no que há entre elas"
-FETCH_US = 200_000  # de quanto em quanto tempo busca o que o operador do servidor disse
+LISTEN_US, FETCH_US = 300_000, 200_000  # `listar` espera por outros servidores; `mensagem`, entre buscas de resposta
 PREFIX = struct.Struct("!BBHIIQ")  # o cabeçalho depois do EtherType
 PLAYERS = ("mpv --force-window=immediate -", "ffplay -autoexit -loglevel error -i -", "vlc --play-and-exit -")
 
@@ -267,15 +265,18 @@ def drop_root():
     """Aberto o socket, root não serve para mais nada: volta a ser quem digitou sudo. Devolve o passwd dele ou None."""
     with open("/proc/self/uid_map") as uid_map:
         nested = uid_map.read().split()[2] != "4294967295"  # em `unshare -r` este root já não manda na máquina
-    uid = int(os.environ.get("SUDO_UID", 0))
-    if os.geteuid() != 0 or nested or uid == 0:  # sem sudo (login de root, serviço), não há a quem voltar
+    uid = os.environ.get("SUDO_UID", "0")
+    if os.geteuid() != 0 or nested or uid == "0":  # sem sudo (login de root, serviço), não há a quem voltar
         return None
     import pwd  # também
-    user = pwd.getpwuid(uid)
+    try:
+        user = pwd.getpwuid(int(uid))
+    except (KeyError, ValueError):  # um chroot, ou um contêiner, com outro passwd
+        raise Failure(f"não há usuário {escape(uid)} (SUDO_UID), e como root não sigo. Use env SUDO_UID=1000") from None
     escape("\x1b")  # carrega o codec já: de um Python dentro de /root, quem digitou sudo não o leria depois
     os.initgroups(user.pw_name, user.pw_gid)  # os grupos primeiro: sem root não se mexe mais neles
     os.setgid(user.pw_gid)
-    os.setuid(uid)
+    os.setuid(user.pw_uid)
     return user
 
 
@@ -768,8 +769,7 @@ def play(client, args):
     choices = [args.player] if args.player else [choice.split() for choice in PLAYERS]
     command = next((words for words in choices if shutil.which(words[0])), None)
     if command is None:
-        names = ", ".join(words[0] for words in choices)
-        raise Failure(f"não achei tocador ({names}). Instale um: sudo apt install mpv")
+        raise Failure(f"não achei tocador ({', '.join(words[0] for words in choices)}). Instale: sudo apt install mpv")
     env = dict(os.environ)
     if client.user:  # quem toca é quem digitou sudo: com as preferências e o som dele
         env.update(HOME=client.user.pw_dir, XDG_RUNTIME_DIR=f"/run/user/{client.user.pw_uid}")

@@ -43,12 +43,10 @@ import zlib
 BATCH_BLOCKS, BATCH_BYTES = 64, 1 << 20  # quadros montados lado a lado: um preadv lê todos; em lo, 15 de 64 KiB
 FLYING_MAX = 16384  # blocos no ar por sessão, diga o cliente o que disser
 HALF_OPEN_MAX, HALF_OPEN_US = 64, 5_000_000  # sessões que só disseram OLÁ, e por quanto tempo
-SILENCE_US = 15_000_000       # sem um quadro do cliente: ele caiu
-STALLED_US = 600_000_000      # conversa, mas a cópia não anda (um filme em pausa): dez minutos
+SILENCE_US, STALLED_US = 15_000_000, 600_000_000  # o cliente caiu; ou conversa, mas a cópia não anda (em pausa)
 CATALOG_MAX, DEPTH_MAX, CATALOG_REST = 4096, 32, 20  # arquivos; pastas dentro de pastas; folga entre duas leituras
 MESSAGE_MAX, OUTBOX_MAX = 1 << 20, 4096  # bytes de uma mensagem; partes à espera de quem as busque
-HASH_STEP = 1 << 16  # bytes de hash por folga do laço: dezenas de µs, não atrasa um envio
-QUEUE_BYTES = 1 << 20  # o servidor só recebe quadros pequenos
+HASH_STEP, QUEUE_BYTES = 1 << 16, 1 << 20  # bytes de hash por folga do laço (dezenas de µs); só recebe quadros pequenos
 MTU_MIN = 256  # menos do que isto não leva um pedido com nome
 ZEROS_SIZE = 1 << 44  # "tamanho" da medição: mais do que alguém espera baixar
 # O ritmo (ver Path).
@@ -279,15 +277,18 @@ def drop_root():
     """Aberto o socket, root não serve para mais nada: volta a ser quem digitou sudo. Devolve o passwd dele ou None."""
     with open("/proc/self/uid_map") as uid_map:
         nested = uid_map.read().split()[2] != "4294967295"  # em `unshare -r` este root já não manda na máquina
-    uid = int(os.environ.get("SUDO_UID", 0))
-    if os.geteuid() != 0 or nested or uid == 0:  # sem sudo (login de root, serviço), não há a quem voltar
+    uid = os.environ.get("SUDO_UID", "0")
+    if os.geteuid() != 0 or nested or uid == "0":  # sem sudo (login de root, serviço), não há a quem voltar
         return None
     import pwd  # também
-    user = pwd.getpwuid(uid)
+    try:
+        user = pwd.getpwuid(int(uid))
+    except (KeyError, ValueError):  # um chroot, ou um contêiner, com outro passwd
+        raise Failure(f"não há usuário {escape(uid)} (SUDO_UID), e como root não sigo. Use env SUDO_UID=1000") from None
     escape("\x1b")  # carrega o codec já: de um Python dentro de /root, quem digitou sudo não o leria depois
     os.initgroups(user.pw_name, user.pw_gid)  # os grupos primeiro: sem root não se mexe mais neles
     os.setgid(user.pw_gid)
-    os.setuid(uid)
+    os.setuid(user.pw_uid)
     return user
 
 
@@ -316,10 +317,8 @@ def trip_of(now, echo, hold):
 
 class Path:
     """O que se sabe do caminho, à moda do BBR: a volta, a maior taxa de entrega e o ruído; daí saem ritmo e janela.
-
     Perda não é sinal de fila: a que resta até na volta em que devolvemos a fila é ruído do fio, e compensa-se
-    enviando a mais. Sem socket nem relógio: tempos em µs, taxas em blocos por µs.
-    """
+    enviando a mais. Sem socket nem relógio: tempos em µs, taxas em blocos por µs."""
 
     def __init__(self, trip):
         self.smooth, self.var, self.trips = trip, trip / 2, collections.deque([trip], maxlen=64)
@@ -374,10 +373,8 @@ class Path:
 
 class Sender:
     """Um arquivo a caminho: o que voa, o que chegou, o que se perdeu, quando enviar mais. Sem socket nem relógio.
-
     A perda se acha pelo tempo, como no RACK (RFC 8985): perdeu-se o bloco que saiu claramente antes de outro que já
-    chegou. Troca de ordem não engana, e um buraco é achado em uma volta. No silêncio, só uma sonda fala.
-    """
+    chegou. Troca de ordem não engana, e um buraco é achado em uma volta. No silêncio, só uma sonda fala."""
 
     def __init__(self, total, queue, window, now, trip, peer_clock):
         self.total, self.queue = total, max(1, min(queue, FLYING_MAX))  # quadros que cabem na fila do cliente
@@ -673,6 +670,7 @@ class Server:
     """O laço: um socket, as sessões, e o terminal de quem opera o servidor."""
 
     def __init__(self, args, sock, mac, mtu):
+        drop_root()  # antes de abrir o que for do usuário
         self.interface, self.verbose, self.most = args.interface, args.verbose, args.max_clientes
         self.sock, self.mac, self.mtu = sock, mac, mtu
         self.key = read_key(args.chave_arquivo)
@@ -823,7 +821,6 @@ def serve(args):
     open_standard()
     sock, mac, mtu = open_link(args.interface, 0, QUEUE_BYTES)
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # ver read_terminal
-    drop_root()
     with sock, contextlib.closing(Server(args, sock, mac, mtu)) as server, contextlib.suppress(KeyboardInterrupt):
         print(f"escutando em {args.interface} ({mac.hex(':')}, MTU {mtu}, uid {os.geteuid()})", flush=True)
         server.serve()

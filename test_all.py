@@ -3598,6 +3598,23 @@ class TestRawServer(RawTestCase):
             self.assertIn(b"\\x1b 1\n", done.stdout, done.stderr.decode())
             self.assertEqual(done.returncode, 0, done.stderr.decode())
 
+    def test_nobody_to_give_root_back_to(self):
+        """SUDO_UID de quem o passwd daqui não conhece (um chroot): um erro, e nem traceback nem root."""
+        code = """if True:
+            import importlib.util, io, os, sys
+            spec = importlib.util.spec_from_file_location("script", sys.argv[1])
+            m = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(m)
+            os.geteuid, m.open = lambda: 0, lambda path: io.StringIO("0 0 4294967295")
+            sys.exit(m.run(m.argparse.ArgumentParser, lambda args: m.drop_root(), []))
+            """
+        for script in ("raw_server.py", "raw_client.py"):
+            for uid in ("4294967294", "abc"):
+                done = subprocess.run([sys.executable, "-c", code, str(HERE / script)], env=child_env(SUDO_UID=uid),
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                result = Result(done.returncode, done.stdout, done.stderr.decode())
+                self.assert_one_line_error(result, f"não há usuário {uid}")
+
     def bare_server(self):
         """Um Server sem socket, para as contas que não dependem dele."""
         server = self.server_module.Server.__new__(self.server_module.Server)
