@@ -788,8 +788,11 @@ class Server:
         os.set_blocking(1, False)
         try:
             del self.unsaid[:os.write(1, self.unsaid)]
-        except BlockingIOError:  # cheia
-            pass
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # `| head -1` já leu o que queria: é o fim
+                raise
+            if error.errno != errno.EAGAIN:  # cheia, espera-se; disco cheio, terminal que se foi: perde-se a mensagem
+                self.unsaid.clear()
         finally:
             os.set_blocking(1, True)
 
@@ -811,7 +814,7 @@ class Server:
         for session in list(self.sessions.values()):
             self.drop(session)
         os.close(self.folder)
-        if self.ignored:
+        if self.ignored and select.select([], [2], [], 0)[1]:  # pode ser o mesmo cano, cheio
             print("quadros ignorados:", ", ".join(f"{why} {n}" for why, n in self.ignored.items()), file=sys.stderr)
         self.flush()
 

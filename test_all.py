@@ -3560,6 +3560,30 @@ class TestRawServer(RawTestCase):
         with open(read, "rb", closefd=False) as output:
             self.assertIn(b"diz: xxx", output.read())
 
+    def test_stop_with_a_full_pipe_that_is_also_stderr(self):
+        """`2>&1 | less`, e ninguém rola a tela: o primeiro SIGTERM acaba, mesmo com contas a mostrar."""
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        prefix = (*self.lab.prefix, "sh", "-c", 'exec "$@" 2>&1', "sh")
+        server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=prefix, ready=None, stdout=write,
+                            constants={"MESSAGE_MAX": 70_000})
+        os.close(write)
+        with open(read, "rb", closefd=False) as output:
+            self.assertRegex(output.readline().decode(), READY)
+        self.client("mensagem", input=4 * (b"x" * 60_000 + b"\n"))  # a quarta já não cabe: há o que contar no fim
+        self.assertEqual(self.stop(server), 0)
+
+    def test_message_that_cannot_be_written(self):
+        """Disco cheio, ou um terminal que se foi, perdem a mensagem; quem está no meio de uma cópia não perde nada."""
+        for number, left in ((errno.ENOSPC, b""), (errno.EIO, b""), (errno.EAGAIN, b"oi")):
+            server = self.bare_server()
+            server.unsaid = bytearray(b"oi")
+            with mock.patch("os.write", side_effect=OSError(number, "")):
+                server.flush()
+            self.assertEqual(server.unsaid, left, number)
+        with mock.patch("os.write", side_effect=OSError(errno.EPIPE, "")):
+            self.assertRaises(BrokenPipeError, server.flush)
+
     def test_born_without_standard_streams(self):
         """`>&-`: /dev/null no lugar deles, e nunca o socket cru, por onde um print iria à rede."""
         data = self.film()
