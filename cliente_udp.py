@@ -146,8 +146,7 @@ PING_FILL = bytes(range(256))
 
 def encode_ping(session: int, seq: int, size: int) -> bytes:
     """O datagrama número `seq` (32 bits) da execução `session`, com `size` bytes (12 ou mais)."""
-    fill = size - PING.size
-    return PING.pack(b"PING", session, seq) + (PING_FILL * (fill // 256 + 1))[:fill]
+    return PING.pack(b"PING", session, seq) + (PING_FILL * (size // 256 + 1))[:size - PING.size]
 
 
 def decode_ping(data: bytes, session: int, size: int) -> int:
@@ -429,7 +428,8 @@ class Conversation:
 
     def close(self):
         if self.member and not self.leaving:  # Ctrl+C: sem um adeus, a sala só nos esqueceria dali a dois minutos
-            self.wire.send(b"/sair")
+            with contextlib.suppress(Failure):  # a rede também se foi: quem digitou Ctrl+C não pediu para saber
+                self.wire.send(b"/sair")
 
     def patience(self):
         """Segundos até o próximo prazo."""

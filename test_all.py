@@ -2799,6 +2799,16 @@ class TestClienteUDP(UDPTestCase):
         server.expect("ana saiu")
         self.assertEqual(ana.wait(), 130)
 
+    def test_interrupt_after_the_network_is_gone(self):
+        """Ctrl+C depois de o Wi-Fi cair: acaba com 130, sem um erro por não ter podido dizer adeus."""
+        module = load("cliente_udp.py")
+        wire = argparse.Namespace(send=mock.Mock(side_effect=module.Failure("sem rota")))
+        talk = module.Conversation(wire, None, module.build_parser().parse_args([]))
+        talk.member = True
+        with self.assertRaises(KeyboardInterrupt), contextlib.closing(talk):
+            raise KeyboardInterrupt
+        wire.send.assert_called_once_with(b"/sair")
+
     def test_born_without_streams(self):
         """`<&-` e `2>&-`: o descritor que falta já é de um socket, e não se lê dele nem se escreve nele."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
