@@ -47,8 +47,7 @@ SILENCE_US, STALLED_US = 15_000_000, 600_000_000  # o cliente caiu; ou conversa,
 CATALOG_MAX, DEPTH_MAX, CATALOG_REST = 4096, 32, 20  # arquivos; pastas dentro de pastas; folga entre duas leituras
 MESSAGE_MAX, OUTBOX_MAX = 1 << 20, 4096  # bytes de uma mensagem; partes à espera de quem as busque
 HASH_STEP, QUEUE_BYTES = 1 << 16, 1 << 20  # bytes de hash por folga do laço (dezenas de µs); só recebe quadros pequenos
-MTU_MIN = 256  # menos do que isto não leva um pedido com nome
-ZEROS_SIZE = 1 << 44  # "tamanho" da medição: mais do que alguém espera baixar
+MTU_MIN, ZEROS_SIZE = 256, 1 << 44  # menos não leva um pedido com nome; "tamanho" da medição: ninguém o baixa todo
 # O ritmo (ver Path).
 START_BLOCKS = 64  # a primeira volta: 96 KB, seis vezes o que o TCP arrisca, mas espalhados por ela
 STARTUP_GAIN, DRAIN_GAIN = 2.89, 0.35  # 2/ln 2 é o menor ganho que dobra a taxa a cada volta; e o inverso dele
@@ -58,8 +57,7 @@ ACK_EVERY_US = 1000  # por quanto tempo o cliente junta confirmações
 BURST_US = 2000  # crédito que se junta quando o sistema nos acorda tarde: 2 ms de quadros
 NOISE_MAX, NOISE_BLOCKS = 0.5, 20  # perda que aceitamos chamar de ruído; volta com menos blocos não mede perda
 TIMEOUT_MIN_US, TIMEOUT_MAX_US = 10_000, 1_000_000  # silêncio até sondar: mais que o soluço de um sistema ocupado
-TRIP_MAX_US = 10_000_000  # volta mais longa do que isto é mentira
-FULL_S, FULL_TRIES = 0.0005, 20  # fila da placa cheia: meio milissegundo, até vinte vezes
+FULL_S, FULL_TRIES, TRIP_MAX_US = 0.0005, 20, 10_000_000  # fila da placa cheia; volta mais longa do que isto é mentira
 BLOCK_AND_CLOCK = struct.Struct("!IQ")  # o que muda no cabeçalho de um DADOS para o seguinte
 
 
@@ -811,6 +809,8 @@ class Server:
                 listen.remove(0)
 
     def close(self):
+        for number in (signal.SIGINT, signal.SIGTERM):  # o segundo Ctrl+C não corta as contas do primeiro
+            signal.signal(number, signal.SIG_IGN)
         for session in list(self.sessions.values()):
             self.drop(session)
         os.close(self.folder)
@@ -824,7 +824,7 @@ def serve(args):
     open_standard()
     sock, mac, mtu = open_link(args.interface, 0, QUEUE_BYTES)
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # ver read_terminal
-    with sock, contextlib.closing(Server(args, sock, mac, mtu)) as server, contextlib.suppress(KeyboardInterrupt):
+    with sock, contextlib.suppress(KeyboardInterrupt), contextlib.closing(Server(args, sock, mac, mtu)) as server:
         print(f"escutando em {args.interface} ({mac.hex(':')}, MTU {mtu}, uid {os.geteuid()})", flush=True)
         server.serve()
 

@@ -3583,6 +3583,13 @@ class TestRawServer(RawTestCase):
         self.client("mensagem", input=4 * (b"x" * 60_000 + b"\n"))  # a quarta já não cabe: há o que contar no fim
         self.assertEqual(self.stop(server), 0)
 
+    def test_second_signal(self):
+        """Há quem aperte Ctrl+C duas vezes: acabar a pedido continua a ser o fim normal."""
+        server = self.serve()
+        for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):  # chegam os dois de uma vez
+            server.kill(number)
+        self.assertEqual(server.wait(), 0)
+
     def test_message_that_cannot_be_written(self):
         """Disco cheio, ou um terminal que se foi, perdem a mensagem; quem está no meio de uma cópia não perde nada."""
         for number, left in ((errno.ENOSPC, b""), (errno.EIO, b""), (errno.EAGAIN, b"oi")):
