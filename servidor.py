@@ -410,7 +410,7 @@ class Engine:
     def __init__(self, listener, service, args):
         self.listener, self.service, self.args = listener, service, args
         self.clients, self.stopping, self.exhausted, self.sweep_due = set(), False, False, False
-        self.chunk = SHARED_CHUNK if service.shared else CHUNK
+        self.report, self.chunk = print, SHARED_CHUNK if service.shared else CHUNK
         self.wake_r, self.wake_w = socket.socketpair()  # um byte aqui tira o motor da sua espera
         for sock in (listener, self.wake_r, self.wake_w):
             sock.setblocking(False)
@@ -419,7 +419,7 @@ class Engine:
 
     def log(self, text):
         if self.args.verbose:
-            print(text + "\n", end="", file=sys.stderr, flush=True)  # num só write(): duas threads não se misturam
+            self.report(text)
 
     def trace(self, on_data, client, data):
         self.log(f"<- {client.name} {len(data)} B {escape(bytes(data[:60]).decode('utf-8', 'replace'))}")
@@ -822,20 +822,21 @@ class TLSStream:
 # --- fim do bloco comum: tls ---
 
 class Console(Outbox):
-    """O terminal do servidor: parado (Ctrl+S), ou num disco cheio, não para a sala; o que não cabe se perde."""
+    """A saída padrão, ou a de erros: parada (Ctrl+S), ou num disco cheio, não para a sala; o que não cabe se perde."""
 
-    def __init__(self, on_end):
+    def __init__(self, stream, on_end):
         super().__init__(self.write_all, CONSOLE_BYTES, on_end)
+        self.stream = stream
         self.start()
 
     def tell(self, text):
-        self.put((text + "\n").encode(sys.stdout.encoding, "replace"))
+        if self.stream:  # None: o processo nasceu sem ela (`>&-`)
+            self.put((text + "\n").encode(self.stream.encoding, "replace"))
 
-    @staticmethod
-    def write_all(data):
+    def write_all(self, data):
         try:
             while data:  # sem o buffer do print(): parada dentro dele, esta thread prenderia o fim do programa
-                del data[:getattr(sys.stdout.buffer, "raw", sys.stdout.buffer).write(data)]
+                del data[:getattr(self.stream.buffer, "raw", self.stream.buffer).write(data)]
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.EINVAL):  # quem lia foi embora (no Windows, EINVAL): é hora de parar
                 raise
@@ -978,8 +979,8 @@ def serve(args):
     listener = inherited_listener() or open_listener(args.endereco, args.porta)
     service = {"eco": Echo, "chat": Chat, "http": Http}[args.modo]()
     engine = {"threads": ThreadEngine, "epoll": EpollEngine}[args.motor](listener, service, args)
-    console = Console(engine.stop)
-    service.tell = console.tell if sys.stdout else lambda text: None  # None: nasceu sem saída (`>&-`)
+    screen, notes = Console(sys.stdout, engine.stop), Console(sys.stderr, lambda: None)
+    service.tell, engine.report = screen.tell, notes.tell
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, engine.stop)
     try:
@@ -987,9 +988,10 @@ def serve(args):
         engine.run()
     finally:
         engine.close()
-        console.end()
-        console.join(STOP_GRACE_S / 3)  # as últimas linhas, se alguém as lê
-    return int(console.broken)
+        for console in (screen, notes):
+            console.end()
+            console.join(STOP_GRACE_S / 6)  # as últimas linhas, se alguém as lê
+    return int(screen.broken)
 
 
 def main(argv=None):
