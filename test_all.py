@@ -2606,7 +2606,9 @@ class TestClienteUDP(UDPTestCase):
         self.assertEqual(result.text, "um\ndois\n\ntrês\nsem fim\n")
         self.assertEqual(self.client(server, "--mensagem", "", status=0).text, "\n")
         self.assertEqual(self.client(server, "--mensagem", "?\n", status=0).text, "?\n")  # um eco, não uma sala
-        self.assertEqual(self.totals(server)[:3], (7, 2 + 4 + 0 + 5 + 7 + 0 + 2, 7))
+        datagrams, octets, sources = self.totals(server)[:3]
+        self.assertEqual((datagrams, octets), (7, 2 + 4 + 0 + 5 + 7 + 0 + 2))
+        self.assertIn(sources, (5, 6, 7))  # uma porta nova por pergunta; o kernel pode repetir a de uma já fechada
 
     def test_client_first(self):
         """Sem servidor: o datagrama sai, volta um ICMP, e o cliente diz como o TCP difere."""
