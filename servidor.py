@@ -196,7 +196,7 @@ class LineBuffer:
 
 HEAD_END = re.compile(rb"\r?\n\r?\n")  # RFC 9112, 2.2: quem recebe pode aceitar LF no lugar de CRLF
 REQUEST_LINE = re.compile(r"([!#-'*+.^_`|~\w-]+) (\S+) HTTP/1\.[01]", re.ASCII)
-HEADER = re.compile(r"([!#-'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
+HEADER = re.compile(r"([!#-'*+.^_`|~\w-]+):(.*)", re.ASCII)
 REASONS = {200: "OK", 400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 STYLE = "body{font:1em sans-serif;margin:2em}td{padding:.2em 1em .2em 0;font:1em monospace}td+td{word-break:break-all}"
 
@@ -207,7 +207,7 @@ def parse_request(head: bytes) -> tuple:
     request, headers = REQUEST_LINE.fullmatch(first), [HEADER.fullmatch(line) for line in rest]
     if not request or not all(headers):
         raise ProtocolError("isto não é um pedido HTTP/1.1")
-    return request[1], request[2], [(header[1], header[2]) for header in headers]
+    return request[1], request[2], [(header[1], header[2].strip(" \t")) for header in headers]
 
 
 def http_response(status: int, title: str, body: str) -> bytes:
@@ -266,15 +266,16 @@ class Chat(Service):
 
     def on_data(self, client, data):
         with self.lock:
-            lines = client.session[1]
+            lines, deadline = client.session[1], client.deadline
             try:
                 for line in lines.feed(data):
+                    deadline = None  # o que sobrar será de outra linha
                     if not client.closing:  # o que vem depois de um /sair já não conta
                         self.obey(client, *parse_command(line))
             except ProtocolError as error:
                 self.leave(client, f"* erro: {error}; até logo\n")
             if not client.closing:  # o prazo é da linha: começa no primeiro byte dela, e os seguintes não o renovam
-                client.deadline = (client.deadline or time.monotonic() + LINE_TIMEOUT_S) if lines.pending else None
+                client.deadline = (deadline or time.monotonic() + LINE_TIMEOUT_S) if lines.pending else None
 
     def on_timeout(self, client, why):
         with self.lock:
@@ -343,15 +344,16 @@ class Http(Service):
         client.session, client.deadline = bytearray(), time.monotonic() + HEADER_TIMEOUT_S
 
     def on_data(self, client, data):
-        client.session += data
-        head, end = bytes(client.session), HEAD_END.search(client.session)
+        head = client.session
+        head += data
+        end = HEAD_END.search(head, max(0, len(head) - len(data) - 3))  # em quem goteja, sem reler desde o começo
         if (end.start() if end else len(head)) > HEADER_LIMIT:
             return self.answer(client, 431, "Cabeçalho grande demais", f"<p>O limite é de {HEADER_LIMIT} bytes.")
         try:
             if end:
                 self.show(client, *parse_request(head[:end.start()]))
-            elif b"\n" in head:
-                parse_request(head.splitlines()[0])  # quem não fala HTTP sabe disso já na primeira linha
+            elif b"\n" in head:  # quem não fala HTTP sabe disso já na primeira linha
+                parse_request(head[:head.index(b"\n")].rstrip(b"\r"))
         except ProtocolError as error:
             self.answer(client, 400, "Pedido inválido", f"<p>{error}")
 
@@ -436,6 +438,8 @@ class Engine:
             traceback.print_exc()
             client.drop()
 
+    expire = guarded  # quem varre os prazos; ver ThreadEngine.expire
+
     def stop(self, *_):
         """Para o motor: é o tratador de SIGINT e SIGTERM, e pode ser chamado de qualquer thread."""
         self.stopping = True
@@ -464,15 +468,14 @@ class Engine:
         """Aceita quem está na fila, enquanto houver lugar."""
         while self.has_room() and not self.stopping:
             try:
-                sock, (host, port, *_) = self.listener.accept()
+                sock, address = self.listener.accept()
             except BlockingIOError:
                 return  # a fila acabou
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self.exhausted = True  # até a próxima varredura: insistir já seria girar à toa
-                continue  # os outros (ECONNABORTED): esse desistiu na fila
-            name = f"{host} porta {port}"
-            if is_allowed(host, self.args.permitir):
+            except OSError as error:  # faltam descritores, ou memória: até a próxima varredura, insistir é girar à toa
+                self.exhausted = error.errno != errno.ECONNABORTED  # este só desistiu na fila
+                continue
+            name = "{} porta {}".format(*address) if address else "quem já se foi"  # o macOS perde o endereço dele
+            if address and is_allowed(address[0], self.args.permitir):
                 self.log(f"+ {name} conectou ({len(self.clients) + 1})")
                 if self.service.shared:  # sem isto o kernel guardaria mais alguns MiB para cada um que não lê
                     with contextlib.suppress(OSError):  # o macOS recusa, se ele já se foi
@@ -496,7 +499,7 @@ class Engine:
                 if client.closing or client.session is None:
                     client.drop()
                 else:
-                    self.guarded(client, self.service.on_timeout, "demorou demais" if late else "silêncio demais")
+                    self.expire(client, self.service.on_timeout, "demorou demais" if late else "silêncio demais")
 
     def forget(self, client, why):
         client.raw.close()
@@ -567,10 +570,11 @@ class ThreadEngine(Engine):
     def run(self):
         threading.stack_size(STACK_SIZE)
         if hasattr(os, "sched_setaffinity") and getattr(sys, "_is_gil_enabled", lambda: True)() and not self.args.tls:
-            # O GIL só deixa andar uma thread de Python por vez; espalhadas por várias CPUs, passar a vez de uma CPU a
-            # outra custa mais do que o trabalho (medido: 0,35 de um servidor em C; assim, 0,85). O TLS cifra sem o GIL.
+            # O GIL só deixa andar uma thread de Python por vez; espalhadas por várias CPUs, passar a vez de uma a outra
+            # custa mais do que o trabalho (medido: 0,35 de um servidor em C; assim, quase 1). O TLS cifra sem o GIL.
             cpus = sorted(os.sched_getaffinity(0))
-            os.sched_setaffinity(0, cpus[os.getpid() % len(cpus)::len(cpus)])
+            with contextlib.suppress(OSError):  # um sandbox pode não deixar
+                os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
         threading.Thread(target=self.tick, daemon=True).start()
         while not self.stopping:
             select.select([self.wake_r] + [self.listener] * self.has_room(), [], [])
@@ -594,6 +598,11 @@ class ThreadEngine(Engine):
         except RuntimeError:  # o sistema não dá mais threads: este se perde, e os próximos esperam na fila
             self.args.max_clientes = max(1, len(self.clients) - 1)
             self.part(client, f"desligado: não há threads para mais de {self.args.max_clientes} clientes")
+
+    def expire(self, *args):
+        """A despedida de quem passou do prazo pode esperar por ele; a varredura, e todos os outros, não."""
+        with contextlib.suppress(RuntimeError):  # não há threads agora: fica para a próxima varredura
+            threading.Thread(target=self.guarded, args=args, daemon=True).start()
 
     def converse(self, client):
         """A vida de um cliente, na sua thread."""
@@ -884,7 +893,7 @@ def open_listener(host, port):
         if os.name == "posix":  # reabrir logo, apesar do TIME_WAIT; no Windows, esta opção deixaria roubar a porta
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
         sock.bind(address)
         sock.listen(BACKLOG)
         return sock
