@@ -5635,6 +5635,23 @@ class TestREADME(unittest.TestCase):
                         self.assertEqual(float(size.replace(",", ".")) * factor, getattr(module, name))
             self.assertGreater(len(rows), 3)
 
+    def test_systemd_units(self):
+        """As unidades do servidor TCP têm o nome do que rodam, andam aos pares, e o systemd as entende."""
+        units = dict(re.findall(r"^```ini\n# /etc/systemd/system/([\w.]+)\n(.*?)^```", self.text, re.M | re.S))
+        mode = re.search(r"^ExecStart=.*servidor\.py --modo (\w+)", "".join(units.values()), re.M)[1]
+        self.assertEqual(set(units), {f"{mode}.socket", f"{mode}.service"})
+        self.assertIn(f"systemctl enable --now {mode}.socket\n", self.text)
+        for unit in units.values():
+            self.assertRegex(unit, r"\A\[Unit\]\nDescription=.+\n")
+        if not shutil.which("systemd-analyze") or not os.path.exists("/usr/bin/python3"):
+            self.skipTest("sem systemd-analyze, ou sem /usr/bin/python3")
+        with tempfile.TemporaryDirectory() as folder:
+            for name, unit in units.items():
+                pathlib.Path(folder, name).write_text(unit, encoding="utf-8")
+            done = subprocess.run(["systemd-analyze", "verify", *(os.path.join(folder, name) for name in units)],
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertNotIn(folder.encode(), done.stdout, "o systemd reclama de uma linha")
+
     def test_files_are_known(self):
         self.assertNotRegex(self.text, r"/root/|/work/")
 
