@@ -5635,6 +5635,23 @@ class TestREADME(unittest.TestCase):
                         self.assertEqual(float(size.replace(",", ".")) * factor, getattr(module, name))
             self.assertGreater(len(rows), 3)
 
+    def test_classic_questions(self):
+        """Cada pergunta clássica tem o comando que a responde; e os erros mostrados são os que os scripts dizem."""
+        section = self.text.split("\n### As perguntas clássicas\n")[1].split("\n### ")[0]
+        for number, question in enumerate(section.split("\n**")[1:], 1):
+            with self.subTest(question.splitlines()[0]):
+                self.assertRegex(question, rf"^{number}\. ")
+                self.assertRegex(question, r"\n```console\n\$ .+\n([^$\n].*\n)+")
+        shown = " ".join(section.split())
+        client, refused = load("cliente.py").explain_connect, ConnectionRefusedError()
+        with mock.patch.object(sys, "argv", ["servidor.py"]):
+            busy = load("servidor.py").explain_bind(OSError(errno.EADDRINUSE, ""), "127.0.0.1", 5050)
+        for answer in (f"$ ./cliente.py cliente.py: erro: {client(refused, '127.0.0.1', 5050, 10)}",
+                       f"$ ./cliente.py 127.0.0.1 5051 cliente.py: erro: {client(refused, '127.0.0.1', 5051, 10)}",
+                       f" --espera 3 cliente.py: erro: {client(socket.timeout(), '192.0.2.1', 5050, 3)}",
+                       f"$ ./servidor.py servidor.py: erro: {busy}"):
+            self.assertIn(answer + " ```", shown)
+
     def test_systemd_units(self):
         """As unidades do servidor TCP têm o nome do que rodam, andam aos pares, e o systemd as entende."""
         units = dict(re.findall(r"^```ini\n# /etc/systemd/system/([\w.]+)\n(.*?)^```", self.text, re.M | re.S))
