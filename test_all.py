@@ -5652,6 +5652,11 @@ class TestREADME(unittest.TestCase):
                        f"$ ./servidor.py servidor.py: erro: {busy}"):
             self.assertIn(answer + " ```", shown)
 
+    def test_terminal_blocks_fit_80_columns(self):
+        for block in re.findall(r"^```(?:console|text|ini)\n(.*?)^```", self.text.split("\n## UDP")[0], re.M | re.S):
+            for line in block.splitlines():
+                self.assertLessEqual(len(line), 80, line)
+
     def test_systemd_units(self):
         """As unidades do servidor TCP têm o nome do que rodam, andam aos pares, e o systemd as entende."""
         units = dict(re.findall(r"^```ini\n# /etc/systemd/system/([\w.]+)\n(.*?)^```", self.text, re.M | re.S))
