@@ -331,11 +331,8 @@ class Sender(threading.Thread):
 
 def read_pipe(fd=0):
     """Pedaços da entrada padrão, como vierem; direto do descritor, pois o buffer do Python esperaria enchê-lo."""
-    while sys.stdin is not None:  # None: o processo nasceu sem entrada (`<&-`)
-        data = os.read(fd, CHUNK)
-        if not data:
-            return
-        yield data
+    if sys.stdin is not None:  # None: o processo nasceu sem entrada (`<&-`)
+        yield from iter(lambda: os.read(fd, CHUNK), b"")
 
 
 def write_pipe(data):
@@ -460,7 +457,6 @@ def talk(sock, args):
 
 class Probe:
     """Uma conexão da medição: uma mensagem por vez, cada uma diferente, e cada byte que volta é conferido."""
-    __slots__ = ("sock", "send", "recv", "message", "out", "back", "sequence", "sent_at", "full")
 
     def __init__(self, sock, number, size):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # cada mensagem parte na hora, sem esperar companhia
@@ -631,6 +627,8 @@ def build_parser():
 
 def start(args):
     secure = args.tls or args.ca or args.sem_verificar or args.certificado
+    if args.chave and not args.certificado:  # quem pensa em TLS não pode acabar falando em claro
+        build_parser().error("--chave só vale junto de --certificado")
     if args.medir:
         if secure:
             build_parser().error("--medir mede o TCP, sem TLS")

@@ -1612,6 +1612,12 @@ class TestCliente(ScriptTestCase):
         result = self.run_script("cliente.py", "127.0.0.1", port)
         self.assert_one_line_error(result, "ninguém escuta", "conexão recusada", f"./servidor.py 127.0.0.1 {port}")
 
+    def test_key_without_a_certificate(self):
+        """--chave sozinha é um erro de uso: quem pensa em TLS não pode acabar falando em claro."""
+        _, port = self.listener(backlog=None)
+        result = self.run_script("cliente.py", "127.0.0.1", port, "--chave", "/nao/existe", "--mensagem", "segredo")
+        self.assert_one_line_error(result, "--chave só vale junto de --certificado", status=2)
+
     def test_server_comes_later(self):
         listener, port = self.listener(backlog=None)
         client = self.spawn("cliente.py", "127.0.0.1", port, "--tentar", 30, "--mensagem", "cheguei", ready=None)
