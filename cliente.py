@@ -30,6 +30,7 @@ import selectors
 import shlex
 import select
 import shutil
+import signal
 import socket
 import ssl
 import sys
@@ -642,6 +643,7 @@ def start(args):
 
 
 def main(argv=None):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
     return run(build_parser, start, argv)
 
 

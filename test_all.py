@@ -1764,12 +1764,37 @@ class TestCliente(ScriptTestCase):
         self.assertIn("o servidor fechou a conexão", client.errors())
 
     def test_ctrl_c(self):
+        """Ctrl+C e SIGTERM são um fim só: no terminal, no cano, à espera do servidor e no meio da medição."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            listener, port = self.listener()
+            for tty in (False, True):
+                client = self.spawn("cliente.py", "127.0.0.1", port, ready=None, tty=tty, status=130)
+                self.accept(listener).send("pronto\n")
+                client.expect("pronto")
+                self.stop(client, number)
+            client = self.spawn("cliente.py", "127.0.0.1", port, "--medir", "--conexoes", 1, ready=None, status=130)
+            self.accept(listener).sock.recv(1)
+            self.stop(client, number)
+            _, port = self.listener(backlog=None)
+            client = self.spawn("cliente.py", "127.0.0.1", port, "--tentar", 60, ready=None, status=130)
+            client.expect_error("insisto por")
+            self.stop(client, number)
+
+    def test_terminal_is_given_back(self):
+        """O readline desliga o eco enquanto se digita; seja qual for o fim, o terminal volta como estava."""
+        if not importlib.util.find_spec("readline"):
+            self.skipTest("este Python não tem readline")
+        import termios
         listener, port = self.listener()
-        for tty in (False, True):
-            client = self.spawn("cliente.py", "127.0.0.1", port, ready=None, tty=tty, status=130)
-            self.accept(listener).send("pronto\n")
-            client.expect("pronto")
-            self.stop(client, signal.SIGINT)
+        for number in (None, signal.SIGINT, signal.SIGTERM):
+            client = self.spawn("cliente.py", "127.0.0.1", port, ready=None, tty=True, status=130 if number else 0)
+            conn = self.accept(listener)
+            client.expect("> ")
+            self.assertFalse(termios.tcgetattr(client.master)[3] & termios.ECHO, "o readline não estava no comando")
+            client.kill(number) if number else conn.close()
+            client.wait()
+            for flag in (termios.ECHO, termios.ICANON):
+                self.assertTrue(termios.tcgetattr(client.master)[3] & flag)
 
     def test_head_closes_the_pipe(self):
         listener, port = self.listener()
