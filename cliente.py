@@ -16,8 +16,7 @@ Enviar e receber são dois trabalhos ao mesmo tempo, e cada um tem a sua thread:
 Com uma thread só, que envia tudo e só depois lê, um arquivo grande trava: o servidor devolve o que o cliente ainda não
 lê, os buffers dos dois lados enchem, e ninguém mais anda.
 
-O que ele não faz: não reconecta no meio de uma conversa (o TCP não sabe o que o outro lado chegou a ler) e não fala
-nenhum protocolo além de bytes e linhas.
+Ele não reconecta no meio de uma conversa (o TCP não sabe o que o outro lado leu), e só conhece bytes e linhas.
 """
 import argparse
 import codecs
@@ -280,8 +279,7 @@ def start_tls(sock, args):
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if args.sem_verificar:
-        print("aviso: --sem-verificar cifra a conversa, mas não sabe com quem: pode ser um impostor no meio",
-              file=sys.stderr)
+        print("aviso: --sem-verificar cifra, mas não sabe com quem: pode ser um impostor no meio", file=sys.stderr)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         if args.ca:
@@ -432,9 +430,8 @@ def converse(sock, chunks, show):
 def talk(sock, args):
     """Escolhe entrada e saída: terminal, cano ou --mensagem."""
     first = [f"/nick {args.apelido}\n".encode()] if args.apelido else []
-    typing = args.mensagem is None and is_terminal(sys.stdin) and is_terminal(sys.stdout)
-    terminal = Terminal() if typing else None
-    chunks = terminal.read_lines() if typing else read_pipe()
+    terminal = Terminal() if args.mensagem is None and is_terminal(sys.stdin) and is_terminal(sys.stdout) else None
+    chunks = terminal.read_lines() if terminal else read_pipe()
     if args.mensagem is not None:
         chunks = [(args.mensagem + "\n").encode("utf-8", "surrogateescape")]
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -464,8 +461,7 @@ class Probe:
         sock.setblocking(False)
         self.sock, self.send, self.recv = sock, sock.send, sock.recv
         self.message = bytearray((number * 31 + i * 7) & 0xFF for i in range(size))
-        self.out = self.back = 0  # bytes da mensagem que já foram, e que já voltaram
-        self.sequence = self.sent_at = 0
+        self.out = self.back = self.sequence = self.sent_at = 0  # out, back: bytes que já foram, e que já voltaram
         self.full = False  # o kernel não aceitou a mensagem inteira: o resto vai quando ele disser que cabe
 
 
@@ -547,8 +543,7 @@ class Meter:
                 spent = time.perf_counter() - begin
                 print(f"\r\x1b[K{spent:5.1f} s  {self.histogram.total() / spent:.0f} idas e voltas/s", end="",
                       file=sys.stderr, flush=True)
-        spent = time.perf_counter() - begin
-        done = self.histogram.total()
+        spent, done = time.perf_counter() - begin, self.histogram.total()
         last = time.monotonic() + STALL_S  # as que ainda estão no caminho: contam na latência, não na taxa
         while self.unanswered() and time.monotonic() < last:
             self.turn(going=False)
@@ -597,6 +592,7 @@ def nickname(text):
 def build_parser():
     parser = Parser(description="Cliente TCP: conversa, transporta e mede.",
                     epilog="Antes, em outro terminal: ./servidor.py")
+    seconds = {"type": number(float, 0.1, 86400, "segundos"), "metavar": "S"}
     parser.add_argument("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
                         help="do servidor: IPv4, IPv6 ou nome (padrão: %(default)s)")
     parser.add_argument("porta", nargs="?", default=5050, type=number(int, 1, 65535, "uma porta"), metavar="PORTA",
@@ -604,9 +600,8 @@ def build_parser():
     parser.add_argument("--mensagem", metavar="TEXTO", help="envia esta linha, mostra a resposta inteira e sai")
     parser.add_argument("--apelido", type=nickname, metavar="NOME", help="entra no chat com este nome")
     parser.add_argument("--tentar", type=number(float, 0, 86400, "segundos"), default=0, metavar="S",
-                        help="se ninguém escuta, insiste por S segundos (padrão: 0)")
-    parser.add_argument("--espera", type=number(float, 0.1, 3600, "segundos"), default=10, metavar="S",
-                        help="quanto esperar que a conexão se complete (padrão: %(default)s)")
+                        help="se ninguém atende, insiste, por S segundos ao todo (padrão: 0)")
+    parser.add_argument("--espera", **seconds, default=10, help="quanto esperar pela conexão (padrão: %(default)s)")
     parser.add_argument("--verbose", action="store_true", help="mostra em stderr as duas pontas da conexão")
     tls = parser.add_argument_group("TLS")
     tls.add_argument("--tls", action="store_true", help="cifra a conversa e confere o certificado do servidor")
@@ -620,8 +615,7 @@ def build_parser():
                        help="conexões ao mesmo tempo (padrão: %(default)s)")
     meter.add_argument("--tamanho", type=number(int, 1, 1 << 20, "bytes"), default=64, metavar="B",
                        help="bytes de cada mensagem (padrão: %(default)s)")
-    meter.add_argument("--duracao", type=number(float, 0.1, 86400, "segundos"), default=5, metavar="S",
-                       help="quanto medir (padrão: %(default)s)")
+    meter.add_argument("--duracao", **seconds, default=5, help="quanto medir (padrão: %(default)s)")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser
 
