@@ -315,17 +315,24 @@ class Sender(threading.Thread):
         super().__init__(daemon=True)  # presa num teclado mudo, não impede o programa de acabar
         self.sock, self.chunks = sock, chunks
         self.server_left = False  # a thread principal avisa que o servidor fechou
-        self.lost = None  # o erro que impediu de enviar tudo
+        self.lost = None  # o que impediu de enviar tudo
+
+    def read(self):
+        """Uma entrada que não se deixa ler acaba ali, como se fosse o fim dela: o que já seguiu ainda terá resposta."""
+        try:
+            yield from self.chunks
+        except OSError as error:
+            self.lost = f"não consigo ler a entrada: {error.strerror}"
 
     def run(self):
         try:
-            for data in self.chunks:
+            for data in self.read():
                 if self.server_left:
                     raise BrokenPipeError(errno.EPIPE, "a entrada ainda não tinha acabado")
                 self.sock.sendall(data)
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
-            self.lost = error
+            self.lost = f"o servidor fechou antes de receber tudo ({error.strerror}). Ele atende esta máquina?"
 
 
 def read_pipe(fd=0):
@@ -421,7 +428,7 @@ def converse(sock, chunks, show):
     sender.server_left = True
     sender.join(PAINT_S if is_terminal(sys.stdin) else LAST_WORDS_S)
     if sender.lost:
-        raise Failure(f"o servidor fechou antes de receber tudo ({sender.lost.strerror}). Ele atende esta máquina?")
+        raise Failure(sender.lost)
     if sender.is_alive():  # ainda à espera do teclado, ou do cano
         print("\n" * is_terminal(sys.stderr) + "o servidor fechou a conexão", file=sys.stderr)
     return answered

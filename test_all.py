@@ -1658,6 +1658,16 @@ class TestCliente(ScriptTestCase):
         server = self.spawn("servidor.py", "127.0.0.1", 0)
         self.assertEqual(self.run_script("cliente.py", "127.0.0.1", server.port, status=0).out, b"")
 
+    def test_input_that_cannot_be_read(self):
+        """Aberta só para escrever (`0>/dev/null`): o cliente diz, e acaba, depois da resposta ao que já seguiu."""
+        server = self.spawn("servidor.py", "127.0.0.1", 0, "--modo", "chat")
+        with open(os.devnull, "wb") as unreadable:
+            client = self.spawn("cliente.py", "127.0.0.1", server.port, "--apelido", "ana", ready=None, status=1,
+                                stdin=unreadable)
+            client.expect("agora você é ana\n")
+            self.assertEqual(client.wait(), 1)
+        self.assertRegex(client.errors(), r"\Acliente\.py: erro: não consigo ler a entrada: .*\n\Z")
+
     def test_message_waits_for_the_whole_answer(self):
         listener, port = self.listener()
         client = self.spawn("cliente.py", "127.0.0.1", port, "--mensagem", "maçã", ready=None)
