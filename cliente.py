@@ -409,10 +409,10 @@ def receive(sock):
                 pass
         try:
             data = sock.recv(CHUNK)
-        except ConnectionError as error:
-            raise Failure(f"o servidor caiu no meio da conversa ({error.strerror}). Ele ainda está de pé?")
         except ssl.SSLError as error:  # no TLS 1.3 a recusa de um certificado só chega depois do aperto de mão
             raise Failure(f"o servidor desfez o TLS ({error.reason}). Ele exige um certificado? --certificado ARQUIVO")
+        except OSError as error:  # um RST, ou o kernel cansou de retransmitir para quem já não responde
+            raise Failure(f"o servidor caiu no meio da conversa ({error.strerror}). Ele e a rede ainda estão de pé?")
         if not data:
             return
         yield data

@@ -1692,6 +1692,15 @@ class TestCliente(ScriptTestCase):
         self.assertEqual(client.wait(), 1)
         self.assertIn("cliente.py: erro: o servidor caiu no meio da conversa", client.errors())
 
+    def test_network_dies_in_the_middle(self):
+        """Nem todo fim é um RST: o kernel que desiste de retransmitir tem a mesma frase."""
+        cliente = load("cliente.py")
+        for number in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ECONNRESET):
+            sock = mock.Mock(**{"recv.side_effect": OSError(number, "motivo")})
+            with mock.patch.object(cliente.select, "select", return_value=([sock], [], [])):
+                with self.assertRaisesRegex(cliente.Failure, r"caiu no meio da conversa \(motivo\)"):
+                    next(cliente.receive(sock))
+
     def test_server_closes_before_all_is_sent(self):
         listener, port = self.listener()
         with open("/dev/zero", "rb") as endless:
