@@ -257,20 +257,21 @@ def explain_connect(error, host, port, waited):
 
 
 def connect(args):
-    """Conecta, insistindo por --tentar segundos enquanto ninguém escuta. Devolve o socket, ou Failure."""
-    deadline, told = time.monotonic() + args.tentar, False
-    while True:
+    """Conecta, insistindo por --tentar segundos enquanto ninguém atende. Devolve o socket, ou Failure."""
+    begin = time.monotonic()
+    for attempt in itertools.count():
+        wait = min(args.espera, max(begin + (args.tentar or args.espera) - time.monotonic(), RETRY_S))
         try:
-            sock = socket.create_connection((args.endereco, args.porta), args.espera)
+            sock = socket.create_connection((args.endereco, args.porta), wait)
             sock.settimeout(None)
             return sock
         except (OSError, UnicodeError) as error:
-            if time.monotonic() >= deadline or isinstance(error, (socket.gaierror, UnicodeError)):
-                raise Failure(explain_connect(error, args.endereco, args.porta, args.espera))
-            if not told:
-                print(f"ainda ninguém escuta em {args.endereco} porta {args.porta}; insisto por {args.tentar:g} s",
-                      file=sys.stderr, flush=True)
-            told = True
+            spent = time.monotonic() - begin
+            why = explain_connect(error, args.endereco, args.porta, round(spent, 1))
+            if spent >= args.tentar or isinstance(error, (socket.gaierror, UnicodeError)):
+                raise Failure(why)
+            if attempt == 0:
+                print(f"insisto por {args.tentar:g} s: {why}", file=sys.stderr, flush=True)
         time.sleep(RETRY_S)
 
 

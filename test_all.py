@@ -1621,7 +1621,7 @@ class TestCliente(ScriptTestCase):
     def test_server_comes_later(self):
         listener, port = self.listener(backlog=None)
         client = self.spawn("cliente.py", "127.0.0.1", port, "--tentar", 30, "--mensagem", "cheguei", ready=None)
-        client.expect_error("ainda ninguém escuta")
+        client.expect_error("insisto por 30 s: ninguém escuta")
         listener.listen()
         conn = self.accept(listener)
         self.assertEqual(conn.expect_eof(), b"cheguei\n")
@@ -1639,7 +1639,12 @@ class TestCliente(ScriptTestCase):
                 sock.setblocking(False)
                 sock.connect_ex(("127.0.0.1", port))
             result = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 0.5)
-        self.assert_one_line_error(result, "não respondeu", "firewall", "ping 127.0.0.1")
+            self.assert_one_line_error(result, "não respondeu", "firewall", "ping 127.0.0.1")
+            insisted = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 0.2, "--tentar", 0.3, status=1)
+            self.assertIn("insisto por 0.3 s: 127.0.0.1 porta", insisted.err)
+            self.assertEqual(insisted.err.count("não respondeu em"), 2, "o motivo é o mesmo, no começo e no fim")
+            bounded = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 3600, "--tentar", 0.3, status=1)
+            self.assertIn("não respondeu", bounded.err)  # --espera é de cada tentativa; --tentar, de todas
 
     def test_pipe_is_exact(self):
         """64 MiB pelo eco, de um cano a outro: cópia idêntica. Um cliente que só envia trava antes de 8 MiB."""
