@@ -1618,6 +1618,12 @@ class TestCliente(ScriptTestCase):
         result = self.run_script("cliente.py", "127.0.0.1", port, "--chave", "/nao/existe", "--mensagem", "segredo")
         self.assert_one_line_error(result, "--chave só vale junto de --certificado", status=2)
 
+    def test_an_authority_that_would_not_be_asked(self):
+        """--ca e --sem-verificar se contradizem: nenhuma das duas é esquecida em silêncio."""
+        _, port = self.listener(backlog=None)
+        result = self.run_script("cliente.py", "127.0.0.1", port, "--ca", "/nao/existe", "--sem-verificar")
+        self.assert_one_line_error(result, "--ca", "--sem-verificar", status=2)
+
     def test_server_comes_later(self):
         listener, port = self.listener(backlog=None)
         client = self.spawn("cliente.py", "127.0.0.1", port, "--tentar", 30, "--mensagem", "cheguei", ready=None)
