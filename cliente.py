@@ -23,6 +23,7 @@ import codecs
 import collections
 import contextlib
 import errno
+import io
 import itertools
 import os
 import selectors
@@ -234,11 +235,6 @@ def show_time(ns: float) -> str:
     return f"{ns / 1e9:.3g} s"
 
 
-def show_text(text: str) -> str:
-    """Escapa o que veio da rede, menos o que dá forma ao texto: fim de linha e tabulação."""
-    return "".join(c if c in "\n\t" else escape(c) for c in text.replace("\r\n", "\n"))
-
-
 # Conectar.
 
 def explain_connect(error, host, port, waited):
@@ -442,12 +438,13 @@ def talk(sock, args):
     chunks = terminal.read_lines() if terminal else read_pipe()
     if args.mensagem is not None:
         chunks = [(args.mensagem + "\n").encode("utf-8", "surrogateescape")]
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), False)  # junta o \r ao \n
 
     def show(data):
         if not is_terminal(sys.stdout):
             return write_pipe(data)  # um cano recebe os bytes como vieram
-        text = show_text(decoder.decode(data))
+        text = decoder.decode(data).replace("\r\n", "\n")
+        text = "".join(c if c in "\n\t" else escape(c) for c in text)  # esses dois dão forma; o resto, à vista
         terminal.show(text) if terminal else print(text, end="", flush=True)
 
     try:

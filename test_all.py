@@ -1773,6 +1773,21 @@ class TestCliente(ScriptTestCase):
         client.expect("\r\x1b\\[Jz\r?\n> oi")
         self.stop(client, signal.SIGINT)
 
+    def test_pieces_of_a_character(self):
+        """Um `ç` partido entre dois envios, e um fim de linha também: no prompt se juntam; no cano, passam como vêm."""
+        listener, port = self.listener()
+        for tty in (True, False):
+            client = self.spawn("cliente.py", "127.0.0.1", port, ready=None, tty=tty, status=130)
+            conn = self.accept(listener)
+            if tty:
+                client.expect("> ")
+            for piece, screen, pipe in ((b"ma\xc3", r"ma\r?\n> ", rb"ma\xc3"),
+                                        (b"\xa7\xc3\xa3\r", r"maçã\r?\n> ", rb"\xa7\xc3\xa3\r"),
+                                        (b"\nfim\rdela\r\n", r"maçã\r?\nfim\\rdela\r?\n> ", rb"\nfim\rdela\r\n")):
+                conn.send(piece)
+                client.expect(screen if tty else rb"\A%s\Z" % pipe)
+            self.stop(client, signal.SIGINT)
+
     def test_prompt_is_painted_once(self):
         """O que chega com o prompt a meio caminho espera que ele se complete; e o adeus vem na linha seguinte."""
         terminal = load("cliente.py").Terminal
