@@ -36,6 +36,7 @@ import ssl
 import sys
 import threading
 import time
+import unicodedata
 
 CHUNK = 64 * 1024  # bytes por leitura
 WAKE_S = 1.0  # uma espera nunca passa disto sem acordar: no Windows, Ctrl+C não interrompe um recv()
@@ -235,6 +236,11 @@ def show_time(ns: float) -> str:
     return f"{ns / 1e9:.3g} s"
 
 
+def columns(text: str) -> int:
+    """Colunas que o texto ocupa na tela: `日` ocupa duas; um acento que se combina com a letra, nenhuma."""
+    return sum((unicodedata.category(c) != "Mn") + (unicodedata.east_asian_width(c) in "FW") for c in text)
+
+
 # Conectar.
 
 def explain_connect(error, host, port, waited):
@@ -382,15 +388,13 @@ class Terminal:
         self.painted.set()  # sem readline ninguém avisa: espera-se uma vez por linha, e não a cada pedaço
         line = PROMPT + (self.readline.get_line_buffer() if self.readline else "")
         width = shutil.get_terminal_size().columns or 80  # há terminais que se dizem com 0 colunas
-        rows = len(line) // width + bool(self.unfinished)
+        rows = columns(line) // width + bool(self.unfinished)
         text = self.unfinished + text  # uma linha que chega aos pedaços se junta de novo
-        self.unfinished = text[text.rfind("\n") + 1:]
-        end = "\n" * bool(self.unfinished)
-        if len(self.unfinished) >= width:
-            self.unfinished = ""
+        last = text[text.rfind("\n") + 1:]
+        self.unfinished = last if columns(last) < width else ""
         # Simplificação: o cursor volta ao fim da linha, ainda que estivesse no meio dela.
-        line += " \r" * (len(line) % width == 0)  # na última coluna o cursor não desce sozinho
-        print("\r" + "\x1b[A" * rows + "\x1b[J" + text + end + line, end="", flush=True)
+        line += " \r" * (columns(line) % width == 0)  # na última coluna o cursor não desce sozinho
+        print("\r" + "\x1b[A" * rows + "\x1b[J" + text + "\n" * bool(last) + line, end="", flush=True)
 
     def restore(self):
         """Devolve o terminal como estava: sair com a outra thread dentro do readline o deixaria sem eco."""

@@ -1798,6 +1798,19 @@ class TestCliente(ScriptTestCase):
         self.assertTrue(screen.painted.wait.called and paint.called)
         screen.painted.set.assert_called_once_with()  # sem readline ninguém o faria, e cada pedaço esperaria
 
+    def test_rows_of_the_line(self):
+        """Quantas linhas da tela a que se digita ocupa: um ideograma vale duas colunas; um acento à parte, nenhuma."""
+        cliente = load("cliente.py")
+        for width, typed, rows, end in ((20, "x" * 17, 0, ""), (20, "x" * 18, 1, " \r"), (20, "x" * 40, 2, ""),
+                                        (20, "日" * 8, 0, ""), (20, "日" * 9, 1, " \r"), (20, "日本" * 10, 2, ""),
+                                        (20, "e\u0301" * 17, 0, ""), (20, "e\u0301" * 18, 1, " \r")):
+            terminal = mock.Mock(typing=True, unfinished="")
+            terminal.readline.get_line_buffer.return_value = typed
+            with mock.patch.object(cliente.shutil, "get_terminal_size", return_value=os.terminal_size((width, 24))), \
+                    contextlib.redirect_stdout(io.StringIO()) as screen:
+                cliente.Terminal.show(terminal, "oi\n")
+            self.assertEqual(screen.getvalue(), "\r" + "\x1b[A" * rows + "\x1b[Joi\n> " + typed + end)
+
     def test_server_leaves_at_the_prompt(self):
         """O servidor fecha enquanto se pensa: o cliente diz, e termina sem esperar Enter."""
         listener, port = self.listener()
