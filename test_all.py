@@ -1950,6 +1950,15 @@ class TestCliente(ScriptTestCase):
             self.assertRegex(result.text, r"p50 .* p99 .* p99.9 ")
             self.assertIn("█", result.text)
 
+    def test_measure_shows_its_progress(self):
+        """No terminal a medição se mostra enquanto anda, sempre na mesma linha, e a apaga no fim."""
+        server = self.spawn("servidor.py", "127.0.0.1", 0)
+        client = self.spawn("cliente.py", "127.0.0.1", server.port, "--medir", "--duracao", 3600, ready=None, tty="all",
+                            status=130, constants={"PROGRESS_S": 0.01})
+        client.expect(r"\A\r\x1b\[K +\d+\.\d s  \d+ idas e voltas/s\r\x1b\[K +\d+\.\d s  \d+ idas e voltas/s")
+        self.stop(client, signal.SIGINT)
+        self.assertTrue(client.output.data.endswith(b"\r\x1b[K"), client.output.data[-200:])
+
     def test_measure_sends_the_rest(self):
         """A mensagem que não cabe no kernel de uma vez segue aos poucos, até o último byte."""
         cliente = load("cliente.py")
