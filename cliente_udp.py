@@ -223,7 +223,7 @@ class Wire:
     """Um socket UDP conectado: connect() não manda nada, só fixa o destino e filtra o que vem de outros."""
 
     def __init__(self, args):
-        self.args, self.where, self.refused = args, f"{args.endereco} porta {args.porta}", 0  # refused: avisos ICMP
+        self.args, self.where, self.trouble = args, f"{args.endereco} porta {args.porta}", ""  # o último erro da rede
         try:
             family, address = socket_address(args.endereco, args.porta)
         except (OSError, UnicodeError):
@@ -238,7 +238,7 @@ class Wire:
             self.limit = min(MAX_PAYLOAD[family], self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
         except OSError as error:
             self.sock.close()
-            raise self.explain(error)
+            raise Failure(self.explain(error))
         self.close = self.sock.close
 
     def send(self, data):
@@ -250,7 +250,7 @@ class Wire:
             self.attempt("->", self.sock.send, data)
 
     def receive(self, wait_s, *others):
-        """O próximo datagrama, ou None: passou o prazo, veio um aviso ICMP, ou um de `others` tem algo a ler."""
+        """O próximo datagrama, ou None: passou o prazo, veio um erro da rede, ou um de `others` tem algo a ler."""
         deadline = time.monotonic() + wait_s
         while True:
             left = deadline - time.monotonic()
@@ -259,16 +259,14 @@ class Wire:
                 return self.attempt("<-", self.sock.recv, ANSWER_SIZE) if self.sock in ready else None
 
     def attempt(self, arrow, operation, argument):
-        """Chama send ou recv; conta os avisos ICMP, e explica os erros que alguém tem de resolver."""
+        """Chama send ou recv. Um erro da rede pode passar (o Wi-Fi volta): fica em trouble, e quem chama decide."""
         result = None
         try:
             result = operation(argument)
-        except ConnectionError:
-            self.refused += 1
         except BlockingIOError:
             pass  # fila de saída cheia, ou um datagrama que chegou com a soma de verificação errada: mais um perdido
         except OSError as error:
-            raise self.explain(error)
+            self.trouble = self.explain(error)
         if self.args.verbose and result is not None:
             data = argument if arrow == "->" else result
             text = escape(bytes(data[:60]).decode("utf-8", "replace"))
@@ -276,15 +274,15 @@ class Wire:
         return result
 
     def explain(self, error):
+        """O que dizer de um erro da rede (ConnectionError é o aviso ICMP de porta sem dono)."""
+        if isinstance(error, ConnectionError):
+            mode = " --modo chat" if self.args.apelido else ""
+            return (f"ninguém escuta em {self.where}: o datagrama saiu mesmo assim, e o que voltou foi o aviso ICMP de "
+                    "porta sem dono. Em TCP o connect() já teria sido recusado, antes de qualquer dado. Confira a "
+                    f"porta, ou suba o servidor: ./servidor_udp.py {self.args.endereco} {self.args.porta}{mode}")
         hint = {errno.EMSGSIZE: "tente um datagrama menor", errno.EACCES: "é um endereço de difusão?",
                 errno.EPERM: "um firewall não deixa?"}.get(error.errno, "confira o endereço e a rede: ip route")
-        return Failure(f"não foi possível falar com {self.where} ({error.strerror or error}): {hint}")
-
-    def nobody(self):
-        server = f"./servidor_udp.py {self.args.endereco} {self.args.porta}" + " --modo chat" * bool(self.args.apelido)
-        return (f"ninguém escuta em {self.where}: o datagrama saiu mesmo assim, e o que voltou foi o aviso ICMP de "
-                "porta sem dono. Em TCP o connect() já teria sido recusado, antes de qualquer dado. "
-                f"Confira a porta, ou suba o servidor: {server}")
+        return f"não foi possível falar com {self.where} ({error.strerror or error}): {hint}"
 
     def silence(self):
         hint = f"--espera {5 * self.args.espera:g}" if self.args.ping else f"--tentativas {5 * self.args.tentativas}"
@@ -316,18 +314,18 @@ def ask(args, question):
             answer = exchange(wire, question, hurry=left == 0)
             if answer is not None:
                 return answer
-        if wire.refused:
-            raise Failure(wire.nobody())
+        if wire.trouble:
+            raise Failure(wire.trouble)
         print(f"{os.path.basename(sys.argv[0])}: erro: {wire.silence()}", file=sys.stderr, flush=True)
     return None
 
 
 def exchange(wire, question, hurry):
     """Uma tentativa: a resposta, ou None. Se é uma sala, entra, pergunta e sai.
-    hurry: se ninguém escuta lá, desiste na hora; senão, gasta a espera toda: o servidor pode estar subindo."""
-    deadline, proofs, wire.refused = time.monotonic() + wire.args.espera, 0, 0
+    hurry: a um erro da rede desiste na hora; senão, gasta a espera toda: o servidor, ou o Wi-Fi, pode voltar."""
+    deadline, proofs, wire.trouble = time.monotonic() + wire.args.espera, 0, ""
     wire.send(question)
-    while time.monotonic() < deadline and not (hurry and wire.refused):
+    while time.monotonic() < deadline and not (hurry and wire.trouble):
         answer = wire.receive(deadline - time.monotonic())
         reply = proof(answer, question) if answer not in (None, question) and proofs < MAX_PROOFS else None
         if reply is not None:
@@ -415,21 +413,20 @@ class Conversation:
             self.say(ENTER.ljust(HELLO_SIZE))
         while not self.leaving or any(not question.late for question in self.waiting):
             data = self.wire.receive(self.patience(), *([] if self.leaving else [self.keyboard]))
-            if self.wire.refused:
-                self.wire.refused = 0
-                self.waiting.clear()
-                self.warn(self.wire.nobody())
-            elif data is not None:
+            if data is not None:
                 self.hear(data)
             if not self.leaving and select.select([self.keyboard], [], [], 0)[0]:  # mesmo que a rede não pare
                 self.obey(self.keyboard.get())
             self.check_deadlines()
+            if self.wire.trouble:
+                self.waiting.clear()
+                self.warn(self.wire.trouble)
+                self.wire.trouble = ""
         return self.status
 
     def close(self):
         if self.member and not self.leaving:  # Ctrl+C: sem um adeus, a sala só nos esqueceria dali a dois minutos
-            with contextlib.suppress(Failure):  # a rede também se foi: quem digitou Ctrl+C não pediu para saber
-                self.wire.send(b"/sair")
+            self.wire.send(b"/sair")
 
     def patience(self):
         """Segundos até o próximo prazo."""
@@ -531,7 +528,7 @@ def ping(args):
             live()
             print(f"{wire.where}, {args.tamanho} bytes", *report(tally), sep="\n", flush=True)
         if not tally.trips:
-            raise Failure(wire.nobody() if wire.refused else wire.silence())
+            raise Failure(wire.trouble or wire.silence())
 
 
 def run_ping(wire, args, tally):
@@ -546,13 +543,13 @@ def run_ping(wire, args, tally):
             finish = math.inf if len(tally.left_at) < args.ping else now + args.espera
         data = wire.receive((next_at if finish == math.inf else finish) - now)
         if data is not None:
+            wire.trouble = ""  # era passageiro
             tally.answered(decode_ping(data, session, args.tamanho), time.perf_counter())
             if not tally.lost() and finish < math.inf:
                 finish = min(finish, time.monotonic() + LAST_COPIES_S)
         if now >= next_live:
             next_live = now + LIVE_S
-            live(f"{len(tally.left_at)}/{args.ping} enviados, {len(tally.trips)} respondidos, "
-                 f"{wire.refused} avisos de porta sem dono")
+            live(f"{len(tally.left_at)}/{args.ping} enviados, {len(tally.trips)} respondidos  {wire.trouble}")
 
 
 def live(text=""):

@@ -2996,16 +2996,16 @@ class TestClienteUDP(UDPTestCase):
     def test_live_line_fits_the_terminal(self):
         server = self.peer()
         child = self.spawn("cliente_udp.py", *server.getsockname(), "--ping", 1000, tty="all", status=130,
-                           ready=r"\r\x1b\[K\d+/1000 enviados.* avisos de porta sem dono\r")  # 0 colunas: vale 80
-        self.resize(child, 40)
-        child.expect(r"\r\x1b\[K\d[^\r]{38}\r")
+                           ready=r"\r\x1b\[K\d+/1000 enviados, 0 respondidos  \r")  # 0 colunas: vale 80
+        self.resize(child, 20)
+        child.expect(r"\r\x1b\[K\d[^\r]{18}\r")
         child.kill(signal.SIGINT)
         self.assertEqual(child.wait(), 130)
 
     def test_flood_does_not_hush_the_keyboard(self):
         """Um servidor que não para de falar: o que se digita sai, e o Ctrl+D acaba."""
         module, sent, flood = load("cliente_udp.py"), [], iter([b"bla"] * 100)
-        wire = argparse.Namespace(receive=lambda *_: next(flood), send=sent.append, refused=0, limit=65507)
+        wire = argparse.Namespace(receive=lambda *_: next(flood), send=sent.append, trouble="", limit=65507)
         with contextlib.closing(module.Keyboard("")) as keyboard, contextlib.redirect_stdout(io.StringIO()):
             for line in (b"oi", None):
                 keyboard.lines.put(line)
@@ -3035,13 +3035,73 @@ class TestClienteUDP(UDPTestCase):
 
     def test_interrupt_after_the_network_is_gone(self):
         """Ctrl+C depois de o Wi-Fi cair: acaba com 130, sem um erro por não ter podido dizer adeus."""
-        module = load("cliente_udp.py")
-        wire = argparse.Namespace(send=mock.Mock(side_effect=module.Failure("sem rota")))
-        talk = module.Conversation(wire, None, module.build_parser().parse_args([]))
-        talk.member = True
-        with self.assertRaises(KeyboardInterrupt), contextlib.closing(talk):
-            raise KeyboardInterrupt
-        wire.send.assert_called_once_with(b"/sair")
+        module, args = self.faulty("send", [errno.ENETUNREACH] * 2)
+        with contextlib.closing(module.Wire(args)) as wire:
+            talk = module.Conversation(wire, None, args)
+            talk.member = True
+            with self.assertRaises(KeyboardInterrupt), contextlib.closing(talk):
+                raise KeyboardInterrupt
+            self.assertIn("Network is unreachable", wire.trouble)
+
+    def faulty(self, operation, errors, *options):
+        """O cliente, cujo socket falha em `operation` com estes erros e depois se cura, e args para um eco."""
+        module, errors = load("cliente_udp.py"), iter(errors)
+
+        class Faulty(module.Wire):
+            def __init__(self, args):
+                super().__init__(args)
+                real = getattr(self.sock, operation)
+
+                def fail(argument):
+                    for number in errors:
+                        raise OSError(number, os.strerror(number))
+                    return real(argument)
+                self.sock = mock.Mock(wraps=self.sock, **{operation: fail})
+        module.Wire = Faulty
+        echo = self.serve(*[lambda sock, data, who: sock.sendto(data, who)] * 9)
+        return module, module.build_parser().parse_args([*map(str, echo.getsockname()), *options])
+
+    NETWORK_ERRORS = {errno.ENETUNREACH: "Network is unreachable", errno.EHOSTUNREACH: "No route to host",
+                      errno.EMSGSIZE: "datagrama menor", errno.EPERM: "firewall", errno.ECONNREFUSED: "ninguém escuta"}
+
+    def test_conversation_outlives_the_network(self):
+        """O Wi-Fi cai no meio da conversa, e volta: uma linha conta, na hora, e a conversa segue."""
+        for operation, times, came in (("send", 2, "dois\n"), ("recv", 1, "um\n")):
+            for number, words in self.NETWORK_ERRORS.items():
+                module, args = self.faulty(operation, [number] * times, "--espera", "30")
+                warned, shown = [], io.StringIO()
+                with contextlib.closing(module.Keyboard("")) as keyboard, contextlib.redirect_stdout(shown), \
+                        contextlib.closing(module.Wire(args)) as wire:
+                    def type_lines(*lines):
+                        for line in lines:
+                            keyboard.lines.put(line)
+                            keyboard.wake_w.send(b"!")
+
+                    def warn(text):
+                        warned.append(text)
+                        type_lines(b"dois", None)
+                    talk = module.Conversation(wire, keyboard, args)
+                    talk.warn = warn
+                    type_lines(b"um")
+                    talk.run()
+                self.assertEqual(len(warned), 1, (operation, number, warned))
+                self.assertIn(words, warned[0])
+                self.assertTrue(shown.getvalue().startswith(came), shown.getvalue())
+
+    def test_question_and_ping_outlive_the_network(self):
+        """Numa pergunta o erro é o fim dela, ou conta como tentativa; num --ping, como um datagrama perdido."""
+        for number, words in self.NETWORK_ERRORS.items():
+            module, args = self.faulty("send", [number] * 2)
+            self.assertRaisesRegex(module.Failure, words, module.ask, args, b"oi")
+            module, args = self.faulty("send", [number] * 99, "--ping", "3", "--intervalo", "1", "--espera", "0.01")
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.assertRaisesRegex(module.Failure, words, module.ping, args)
+        module, args = self.faulty("send", [errno.ENETUNREACH] * 2, "--tentativas", "1000", "--espera", "0.05")
+        self.assertEqual(module.ask(args, b"oi"), b"oi")
+        module, args = self.faulty("send", [errno.ENETUNREACH] * 2, "--ping", "3", "--intervalo", "1", "--espera", "0.3")
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            module.ping(args)
+        self.assertIn("3 enviados: 2 respondidos", shown.getvalue())
 
     def test_born_without_streams(self):
         """`<&-` e `2>&-`: o descritor que falta já é de um socket, e não se lê dele nem se escreve nele."""
