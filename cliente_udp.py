@@ -32,6 +32,7 @@ import queue
 import secrets
 import select
 import shlex
+import signal
 import socket
 import struct
 import sys
@@ -559,6 +560,7 @@ def live(text=""):
 
 
 def start(args):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # acaba como o Ctrl+C: sai da sala, devolve o terminal
     if args.ping:
         return ping(args)
     if args.mensagem is not None:

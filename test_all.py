@@ -2941,7 +2941,7 @@ class TestClienteUDP(UDPTestCase):
         server.expect("ana saiu")
 
     def test_terminal(self):
-        """Digita-se, volta; o que chega não rasga a linha; Ctrl+D acaba, e o terminal fica como estava."""
+        """Digita-se, volta; o que chega não rasga a linha; /sair acaba, e o terminal volta a ter eco."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
         ana = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--apelido", "ana", tty=True, ready=r"agora é ana")
         ana.type("meia linha")
@@ -2951,8 +2951,11 @@ class TestClienteUDP(UDPTestCase):
             ana.expect("<visitante1> oi\r\n> meia linha")
         ana.type("\r")
         ana.expect("<ana> meia linha")
-        ana.type("\x04")
+        ana.type("/sair\r")
+        ana.expect("até logo")
         self.assertEqual(ana.wait(), 0)
+        import termios
+        self.assertTrue(termios.tcgetattr(ana.master)[3] & termios.ECHO)
 
     def resize(self, child, columns):
         import termios
@@ -3026,12 +3029,13 @@ class TestClienteUDP(UDPTestCase):
         self.assertEqual((sent, shown.getvalue()), ([b"?", b"oi"], "?\noi\n"))
 
     def test_interrupt_in_the_room(self):
-        """Ctrl+C também se despede: o apelido fica livre na hora, e não depois de dois minutos de silêncio."""
+        """Ctrl+C e SIGTERM também se despedem: o apelido fica livre na hora, e não depois de dois minutos calado."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
-        ana = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--apelido", "ana", ready="é ana", status=130)
-        ana.kill(signal.SIGINT)
-        server.expect("ana saiu")
-        self.assertEqual(ana.wait(), 130)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            ana = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--apelido", "ana", ready="é ana", status=130)
+            ana.kill(number)
+            server.expect("ana saiu")
+            self.assertEqual(ana.wait(), 130)
 
     def test_interrupt_after_the_network_is_gone(self):
         """Ctrl+C depois de o Wi-Fi cair: acaba com 130, sem um erro por não ter podido dizer adeus."""
@@ -3143,7 +3147,7 @@ class TestClienteUDP(UDPTestCase):
         self.assertEqual(child.wait(), 0)
 
     def test_interrupt(self):
-        """Ctrl+C: estado 130, e o terminal como estava; o --ping mostra as contas até ali."""
+        """Ctrl+C e SIGTERM: estado 130, e o terminal como estava; o --ping mostra as contas até ali."""
         mute = self.peer()
         port = mute.getsockname()[1]
         child = self.spawn("cliente_udp.py", "127.0.0.1", port, "--ping", "1000", ready=None, status=130)
@@ -3156,12 +3160,13 @@ class TestClienteUDP(UDPTestCase):
         self.addCleanup(os.close, master)
         self.addCleanup(os.close, slave)
         before = termios.tcgetattr(slave)
-        child = self.spawn("cliente_udp.py", "127.0.0.1", port, ready=None, status=130, stdin=slave, stdout=slave)
         seen = Output(os.dup(master))
-        seen.expect("> ")
-        child.kill(signal.SIGINT)
-        self.assertEqual(child.wait(), 130)
-        self.assertEqual(termios.tcgetattr(slave), before)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            child = self.spawn("cliente_udp.py", "127.0.0.1", port, ready=None, status=130, stdin=slave, stdout=slave)
+            seen.expect("> ")
+            child.kill(number)
+            self.assertEqual(child.wait(), 130)
+            self.assertEqual(termios.tcgetattr(slave), before)
 
     def test_usage_errors(self):
         for args, word in ((("5050",), "127.0.0.1 5050"), (("127.0.0.1", "0"), "65535"), (("--ping", "0"), "100000"),
