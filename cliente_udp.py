@@ -294,31 +294,20 @@ class Wire:
 
 # Modo pergunta: --mensagem, ou uma linha da entrada por vez.
 
-def ask_all(args, questions):
-    """Uma pergunta por linha, uma resposta por linha; 1 se alguma ficou sem resposta."""
-    status = 0
-    for question in questions:
-        answer = ask(args, question)
-        if answer is None:
-            status = 1
-        else:
-            print("\n".join(readable(answer)), flush=True)
-    return status
-
-
 def ask(args, question):
-    """Manda a pergunta e devolve a resposta, ou None; Failure se ninguém escuta lá.
+    """Manda a pergunta e mostra a resposta; devolve 0, ou 1 se ela não veio. Failure a um erro da rede.
     Cada pergunta sai de um socket novo, e portanto de uma porta nova: a resposta atrasada de uma pergunta anterior
     chega a uma porta que já fechou, e nunca é tomada pela resposta desta. (O DNS faz o mesmo.)"""
     with contextlib.closing(Wire(args)) as wire:
         for left in reversed(range(args.tentativas)):
             answer = exchange(wire, question, hurry=left == 0)
             if answer is not None:
-                return answer
+                print("\n".join(readable(answer)), flush=True)
+                return 0
         if wire.trouble:
             raise Failure(wire.trouble)
         print(f"{os.path.basename(sys.argv[0])}: erro: {wire.silence()}", file=sys.stderr, flush=True)
-    return None
+    return 1
 
 
 def exchange(wire, question, hurry):
@@ -564,11 +553,11 @@ def start(args):
     if args.ping:
         return ping(args)
     if args.mensagem is not None:
-        return ask_all(args, [args.mensagem.encode("utf-8", "replace")])
+        return ask(args, args.mensagem.encode("utf-8", "replace"))
     if not args.apelido and not os.isatty(0):
         with contextlib.closing(Keyboard("")) as keyboard:
             keyboard.start()
-            return ask_all(args, iter(keyboard.get, None))
+            return max((ask(args, line) for line in iter(keyboard.get, None)), default=0)
     prompt = "> " if os.isatty(0) and os.isatty(1) else ""
     with contextlib.closing(Wire(args)) as wire, contextlib.closing(Keyboard(prompt)) as keyboard, \
             contextlib.closing(Conversation(wire, keyboard, args)) as conversation:

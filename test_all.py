@@ -3094,15 +3094,18 @@ class TestClienteUDP(UDPTestCase):
 
     def test_question_and_ping_outlive_the_network(self):
         """Numa pergunta o erro é o fim dela, ou conta como tentativa; num --ping, como um datagrama perdido."""
+        ping = "--ping", "3", "--intervalo", "1", "--espera"
         for number, words in self.NETWORK_ERRORS.items():
             module, args = self.faulty("send", [number] * 2)
             self.assertRaisesRegex(module.Failure, words, module.ask, args, b"oi")
-            module, args = self.faulty("send", [number] * 99, "--ping", "3", "--intervalo", "1", "--espera", "0.01")
+            module, args = self.faulty("send", [number] * 99, *ping, "0.01")
             with contextlib.redirect_stdout(io.StringIO()):
                 self.assertRaisesRegex(module.Failure, words, module.ping, args)
         module, args = self.faulty("send", [errno.ENETUNREACH] * 2, "--tentativas", "1000", "--espera", "0.05")
-        self.assertEqual(module.ask(args, b"oi"), b"oi")
-        module, args = self.faulty("send", [errno.ENETUNREACH] * 2, "--ping", "3", "--intervalo", "1", "--espera", "0.3")
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            self.assertEqual(module.ask(args, b"oi"), 0)
+        self.assertEqual(shown.getvalue(), "oi\n")
+        module, args = self.faulty("send", [errno.ENETUNREACH] * 2, *ping, "0.3")
         with contextlib.redirect_stdout(io.StringIO()) as shown:
             module.ping(args)
         self.assertIn("3 enviados: 2 respondidos", shown.getvalue())
