@@ -251,13 +251,9 @@ class Wire:
             self.attempt("->", self.sock.send, data)
 
     def receive(self, wait_s, *others):
-        """O próximo datagrama, ou None: passou o prazo, veio um erro da rede, ou um de `others` tem algo a ler."""
-        deadline = time.monotonic() + wait_s
-        while True:
-            left = deadline - time.monotonic()
-            ready = select.select([self.sock, *others], [], [], max(0, min(left, WAKE_S)))[0]
-            if ready or left <= 0:
-                return self.attempt("<-", self.sock.recv, ANSWER_SIZE) if self.sock in ready else None
+        """O próximo datagrama, ou None: passou wait_s ou WAKE_S, houve um erro da rede, ou há o que ler em `others`."""
+        ready = select.select([self.sock, *others], [], [], max(0, min(wait_s, WAKE_S)))[0]
+        return self.attempt("<-", self.sock.recv, ANSWER_SIZE) if self.sock in ready else None
 
     def attempt(self, arrow, operation, argument):
         """Chama send ou recv. Um erro da rede pode passar (o Wi-Fi volta): fica em trouble, e quem chama decide."""
@@ -421,7 +417,7 @@ class Conversation:
     def patience(self):
         """Segundos até o próximo prazo."""
         deadlines = [question.deadline for question in self.waiting if not question.late]
-        return max(0, min(WAKE_S, min([self.keepalive_at, *deadlines]) - time.monotonic()))
+        return min([self.keepalive_at, *deadlines]) - time.monotonic()
 
     def obey(self, line):
         """Uma linha do teclado; None é o Ctrl+D, que numa sala quer dizer /sair."""
