@@ -561,6 +561,12 @@ def start(args):
         return conversation.run()
 
 
+def nickname(text):
+    if not text or " " in text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} não serve: use um apelido sem espaços")
+    return text
+
+
 def build_parser():
     parser = Parser(description="Cliente UDP: conversa, pergunta e mede.",
                     epilog="Antes, em outro terminal: ./servidor_udp.py")
@@ -572,7 +578,7 @@ def build_parser():
     what.add_argument("--mensagem", metavar="TEXTO", help="envia esta linha, mostra a resposta e sai")
     what.add_argument("--ping", type=number(int, 1, 100000, "um número"), metavar="N",
                       help="envia N datagramas numerados e conta o que volta")
-    what.add_argument("--apelido", metavar="NOME", help="entra no chat com este nome")
+    what.add_argument("--apelido", type=nickname, metavar="NOME", help="entra no chat com este nome")
     parser.add_argument("--espera", type=number(float, 0.01, 3600, "segundos"), default=2, metavar="S",
                         help="quanto esperar por uma resposta (padrão: %(default)s)")
     parser.add_argument("--tentativas", type=number(int, 1, 1000, "um número"), default=1, metavar="N",

@@ -3173,7 +3173,8 @@ class TestClienteUDP(UDPTestCase):
 
     def test_usage_errors(self):
         for args, word in ((("5050",), "127.0.0.1 5050"), (("127.0.0.1", "0"), "65535"), (("--ping", "0"), "100000"),
-                           (("--tamanho", "11"), "bytes"), (("--ping", "1", "--mensagem", "x"), "mensagem")):
+                           (("--tamanho", "11"), "bytes"), (("--ping", "1", "--mensagem", "x"), "mensagem"),
+                           *(((f"--apelido={nick}",), "apelido sem espaços") for nick in ("", "a b", "a\x1b"))):
             self.assert_usage_error("cliente_udp.py", args, word)
         result = self.run_script("cliente_udp.py", "a..b", "--mensagem", "x")
         self.assert_one_line_error(result, "não encontro a máquina")
