@@ -39,6 +39,7 @@ import sys
 import threading
 import time
 import types
+import unicodedata
 
 try:
     import readline  # edição e histórico da linha digitada; sem ele (Windows), o terminal faz o que sabe
@@ -332,6 +333,16 @@ def readable(data: bytes) -> list:
 
 # Modo conversa: um socket só, e o teclado e a rede ao mesmo tempo.
 
+def columns(text: str, width: int) -> int:
+    """Quantas colunas `text` ocupa num terminal de largura `width`, do começo de uma linha dele."""
+    used = 0
+    for char in text:
+        wide = unicodedata.east_asian_width(char) in "WF"  # 日 ocupa duas, e um acento que se junta à letra, nenhuma
+        size = 0 if unicodedata.category(char) in ("Mn", "Me", "Cf") else 1 + wide
+        used += size + (used % width + size > width)  # o que não cabe no fim da linha desce inteiro
+    return used
+
+
 class Keyboard:
     """Lê a entrada padrão numa thread (o select() do Windows só aceita sockets) e avisa por um par de sockets."""
 
@@ -421,8 +432,7 @@ class Conversation:
 
     def obey(self, line):
         """Uma linha do teclado; None é o Ctrl+D, que numa sala quer dizer /sair."""
-        if line is None and self.member:
-            line = b"/sair"
+        line = b"/sair" if line is None and self.member else line
         self.leaving = line is None or self.member and line.strip() == b"/sair"
         if line is not None and len(line) > self.wire.limit:
             self.warn(f"{len(line)} bytes não cabem num datagrama: o limite aqui é {self.wire.limit}")
@@ -495,9 +505,9 @@ class Conversation:
             self.keyboard.painted.wait(PAINT_S)
         line = self.keyboard.prompt + (readline.get_line_buffer() if readline else "")
         width = os.get_terminal_size(1).columns or 80  # há terminais que se dizem com 0 colunas
-        up = "\x1b[A" * (len(line) // width)  # a linha digitada pode ocupar várias do terminal
-        full = " \r" * (len(line) % width == 0)  # na última coluna o cursor não desce sozinho
-        return print(f"\r{up}\x1b[J{text}\n" + (not self.leaving) * (line + full), end="", flush=True)
+        rows, rest = divmod(columns(line, width), width)  # a linha digitada pode ocupar várias do terminal
+        line += " \r" * (rest == 0)  # na última coluna o cursor não desce sozinho
+        return print("\r" + "\x1b[A" * rows + f"\x1b[J{text}\n" + line * (not self.leaving), end="", flush=True)
 
 
 # Modo medida: --ping.

@@ -2177,6 +2177,12 @@ class TestFormatosUDP(unittest.TestCase):
             self.assertTrue(all(len(row) < 80 for row in rows), rows)
             self.assertEqual(sum(row.count("x") for row in rows[:-1]), count > 1)
 
+    def test_columns(self):
+        """Quantas colunas do terminal a linha digitada ocupa: por elas, e não pelas letras, se sabe onde apagar."""
+        for text, width, used in (("", 80, 0), ("ação", 80, 4), ("e\u0301", 80, 1), ("日本", 80, 4),
+                                  ("❤\ufe0f", 80, 1), ("abc", 3, 3), ("ab日", 3, 5), ("a日b日", 3, 6), ("日日日", 3, 8)):
+            self.assertEqual(self.client.columns(text, width), used, (text, width))
+
     def test_keepalive(self):
         """Um membro calado manda um datagrama vazio de tempos em tempos; quem não é membro, nunca."""
         args, sent = self.client.build_parser().parse_args(["--apelido", "ana"]), []
@@ -2989,10 +2995,10 @@ class TestClienteUDP(UDPTestCase):
         talk = module.Conversation(None, keyboard, module.build_parser().parse_args([]))
         size = mock.patch.object(module.os, "get_terminal_size", return_value=os.terminal_size((80, 24)))
         for hook, waits in (({"set_pre_input_hook": print}, [""]), ({}, [])):  # nem toda libedit o tem
-            module.readline = argparse.Namespace(get_line_buffer=str, **hook)
+            module.readline = argparse.Namespace(get_line_buffer=lambda: "日" * 39, **hook)  # com o prompt, 80 colunas
             with size, contextlib.redirect_stdout(screen):
                 talk.show(["oi"])
-            self.assertEqual((seen, screen.getvalue()), (waits, "\r\x1b[Joi\n> "))
+            self.assertEqual((seen, screen.getvalue()), (waits, f"\r\x1b[A\x1b[Joi\n> {'日' * 39} \r"))
             seen.clear()
             screen.truncate(screen.seek(0))
 
