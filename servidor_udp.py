@@ -500,7 +500,7 @@ def open_socket(host, port):
         family, address = socket_address(host, port)
         sock = socket.socket(family, socket.SOCK_DGRAM)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             with contextlib.suppress(OSError):  # ENOBUFS onde o sistema recusa em vez de dar o que pode
                 sock.setsockopt(socket.SOL_SOCKET, option, QUEUE_BYTES)

@@ -2404,9 +2404,11 @@ class TestServidorUDP(UDPTestCase):
     def test_dual_stack(self):
         if not self.has_ipv6():
             self.skipTest("sem IPv6 nesta máquina")
-        server = self.spawn("servidor_udp.py", "::", "0")
-        for host in ("127.0.0.1", "::1"):
-            self.assertEqual(self.ask(self.peer((host, server.port), host), b"oi"), b"oi", host)
+        for everywhere in ("::", "0:0:0:0:0:0:0:0"):  # o mesmo endereço, escrito de outro jeito
+            server = self.spawn("servidor_udp.py", everywhere, "0")
+            server.expect_error(r"cliente_udp\.py ENDEREÇO-DESTA-MÁQUINA \d+$")
+            for host in ("127.0.0.1", "::1"):
+                self.assertEqual(self.ask(self.peer((host, server.port), host), b"oi"), b"oi", (everywhere, host))
 
     def test_same_number_as_tcp(self):
         """As portas de TCP e de UDP são gavetas diferentes: 5050 e 5050 não colidem."""
