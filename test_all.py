@@ -2791,6 +2791,130 @@ class TestSalaUDP(UDPTestCase):
         self.assertTrue(seen.expect("<visitante1> oi"), seen.data)
 
 
+class TestConversaUDP(unittest.TestCase):
+    """As guardas do cliente, sem rede, sem terminal e sem relógio."""
+
+    def setUp(self):
+        self.module, self.sent, self.screen, self.errors = load("cliente_udp.py"), [], io.StringIO(), io.StringIO()
+        self.wire = argparse.Namespace(send=self.sent.append, limit=65507, trouble="")
+        for redirect in (contextlib.redirect_stdout(self.screen), contextlib.redirect_stderr(self.errors)):
+            redirect.__enter__()
+            self.addCleanup(redirect.__exit__, None, None, None)
+
+    def parse(self, *args):
+        return self.module.build_parser().parse_args(args)
+
+    def talk(self, *args):
+        return self.module.Conversation(self.wire, argparse.Namespace(prompt=""), self.parse(*args))
+
+    def test_a_crooked_server_does_not_make_us_spin(self):
+        """A cada pergunta respondem-se só MAX_PROOFS pedidos de código, na conversa e no modo pergunta."""
+        invite, most = self.module.INVITE.format("ABCDEFG").encode(), self.module.MAX_PROOFS
+        talk = self.talk()
+        talk.obey(b"oi")
+        for _ in range(50):
+            talk.hear(invite)
+        self.assertEqual(self.sent, [b"oi"] + [b"ABCDEFG oi"] * most)
+        del self.sent[:]
+        news = iter([invite] * 50)
+        self.wire.receive, self.wire.args = lambda _: next(news), self.parse()
+        self.assertEqual(self.module.exchange(self.wire, b"oi", hurry=False), invite)
+        self.assertEqual(self.sent, [b"oi"] + [b"ABCDEFG oi"] * most + [b"/sair"])
+
+    def test_only_an_invite_is_an_invite(self):
+        for code, answer in (("ABCDEFG", b"ABCDEFG oi"), ("ABCDEFGH", None), ("ABCDEF", None), ("", None)):
+            self.assertEqual(self.module.proof(self.module.INVITE.format(code).encode(), b"oi"), answer)
+
+    def test_the_room_forgot_us(self):
+        """A sala caiu e voltou: entra-se outra vez, com o apelido, e a linha digitada não se perde."""
+        talk = self.talk("--apelido", "ana")
+        talk.obey(b"oi")
+        talk.hear(self.module.HINTS[0])
+        talk.hear(self.module.INVITE.format("ABCDEFG").encode())
+        self.assertEqual(self.sent, [b"oi", b"/entrar".ljust(64), b"ABCDEFG /nick ana", b"oi"])
+
+    def test_late_and_equal(self):
+        """Duas perguntas iguais, a primeira atrasada: a resposta pode ser de qualquer uma, e vale pelas duas."""
+        talk = self.talk()
+        talk.obey(b"oi")
+        talk.waiting[0].late = True
+        talk.obey(b"oi")
+        talk.hear(b"oi")
+        self.assertEqual(len(talk.waiting), 0)
+        self.assertRegex(self.screen.getvalue(), r"^oi  \(esta, ou a atrasada de [\d.]+ s: são iguais\)\n$")
+
+    def test_echo_after_an_error(self):
+        """Um erro da rede esvazia a espera: o eco de um "?" que ainda chega continua a ser um eco."""
+        talk = self.talk()
+        talk.obey(b"?")
+        talk.waiting.clear()
+        talk.hear(b"?")
+        self.assertEqual((self.sent, self.screen.getvalue()), ([b"?"], "?\n"))
+
+    def test_what_waits_is_bounded(self):
+        talk, keyboard = self.talk(), self.module.Keyboard("")
+        for n in range(100):
+            talk.obey(b"%d" % n)
+        self.assertEqual(len(talk.waiting), self.module.REMEMBERED)
+        talk.obey(bytes(65508))
+        self.assertEqual((len(self.sent), talk.status), (100, 1))
+        self.assertIn("65508 bytes não cabem num datagrama", self.errors.getvalue())
+        self.assertEqual(keyboard.lines.maxsize, self.module.QUEUE_LINES)
+        keyboard.close()
+        self.module.os = argparse.Namespace(isatty=lambda _: False)
+        self.module.piped_lines = lambda: [b"a linha que chega quando o programa acaba"]
+        keyboard.read()  # o par já fechou, e ela não é um erro
+
+    def test_endless_line(self):
+        """Um cano que não tem fim de linha vem aos pedaços, e não cresce na memória."""
+        size = self.module.ANSWER_SIZE
+        chunks = iter([bytes(size - 1)] * 9 + [b""])
+        self.module.os = argparse.Namespace(read=lambda *_: next(chunks))
+        lines = list(self.module.piped_lines())
+        self.assertEqual(sum(map(len, lines)), 9 * (size - 1))
+        self.assertLess(max(map(len, lines)), 2 * size)
+
+    def test_old_trouble_does_not_hush_a_new_try(self):
+        self.wire.trouble, self.wire.args, self.wire.receive = "sem rota", self.parse(), lambda _: b"oi"
+        self.assertEqual(self.module.exchange(self.wire, b"oi", hurry=True), b"oi")
+
+    def ping(self, receive, *args):
+        """Roda run_ping num relógio de mentira: receive(espera) devolve (datagrama, segundos que passaram)."""
+        clock, sent_at = [0.0], []
+
+        def listen(wait_s):
+            data, spent = receive(max(0, wait_s))
+            clock[0] += spent
+            return data
+
+        def send(data):
+            self.sent.append(data)
+            sent_at.append(clock[0])
+        self.module.time = argparse.Namespace(monotonic=lambda: clock[0], perf_counter=lambda: clock[0])
+        wire, args = argparse.Namespace(send=send, receive=listen, trouble="sem rota"), self.parse(*args)
+        tally = self.module.Tally(args.espera)
+        self.module.run_ping(wire, args, tally)
+        return tally, sent_at, wire
+
+    def test_ping_after_the_laptop_slept(self):
+        """Uma hora de tampa fechada não vira uma rajada: recupera-se um segundo de envios, e não a hora."""
+        naps = itertools.chain([3600], itertools.repeat(0.1))
+        _, sent_at, _ = self.ping(lambda wait: (None, max(wait, next(naps)) if wait else 0), "--ping", "500")
+        burst = collections.Counter(int(when) for when in sent_at).most_common(1)[0][1]
+        self.assertLessEqual(burst, 22)
+
+    def test_ping_waits_for_copies(self):
+        """Voltou tudo: ainda se escuta um instante, que uma cópia pode vir atrás; e não a espera inteira."""
+        news = itertools.chain([(0, 0.01), (0, 0.01)], itertools.repeat(None))
+
+        def receive(wait):
+            item = next(news)
+            return (self.sent[item[0]], item[1]) if item else (None, wait)
+        tally, _, wire = self.ping(receive, "--ping", "1", "--espera", "3600")
+        self.assertEqual((tally.duplicates, wire.trouble), (1, ""))
+        self.assertLess(self.module.time.monotonic(), 1)
+
+
 class TestClienteUDP(UDPTestCase):
     """O cliente, contra o servidor de verdade e contra servidores de mentira do próprio teste."""
 
@@ -2878,12 +3002,16 @@ class TestClienteUDP(UDPTestCase):
         self.assertEqual(self.client(server, input=big + b"\n", status=0).out, big + b"\n")
         self.assert_one_line_error(self.client(server, input=big + b"x"), "65507", "nada foi enviado")
         self.assert_one_line_error(self.client(server, input=b"x" * 300000), "o limite aqui é 65507")
-        self.assert_one_line_error(self.client(server, "--ping", "1", "--tamanho", "65508"), "65507")
+        result = self.client(server, "--ping", "1", "--tamanho", "65508")
+        self.assert_one_line_error(result, "65507")
+        self.assertEqual(result.text, "")
         self.assertEqual(self.totals(server)[0], 1)
 
     def test_escapes(self):
         server = self.serve(lambda sock, data, who: sock.sendto(b"\x1b]0;x\x07\xff\nfim\n", who))
-        self.assertEqual(self.client(server, "--mensagem", "oi", status=0).text, "\\x1b]0;x\\x07\ufffd\nfim\n")
+        result = self.client(server, "--mensagem", "oi", "--verbose", status=0)
+        self.assertEqual(result.text, "\\x1b]0;x\\x07\ufffd\nfim\n")
+        self.assertIn("12 B \\x1b]0;x", result.err)
 
     def test_ping(self):
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
@@ -3003,6 +3131,10 @@ class TestClienteUDP(UDPTestCase):
             self.assertEqual((seen, screen.getvalue()), (waits, f"\r\x1b[A\x1b[Joi\n> {'日' * 39} \r"))
             seen.clear()
             screen.truncate(screen.seek(0))
+        talk.leaving = True  # não há mais o que digitar
+        with size, contextlib.redirect_stdout(screen):
+            talk.show(["até logo"])
+        self.assertEqual(screen.getvalue(), "\r\x1b[A\x1b[Jaté logo\n")
 
     def test_live_line_fits_the_terminal(self):
         server = self.peer()
@@ -3184,8 +3316,8 @@ class TestClienteUDP(UDPTestCase):
                            (("--tamanho", "11"), "bytes"), (("--ping", "1", "--mensagem", "x"), "mensagem"),
                            *(((f"--apelido={nick}",), "apelido sem espaços") for nick in ("", "a b", "a\x1b"))):
             self.assert_usage_error("cliente_udp.py", args, word)
-        result = self.run_script("cliente_udp.py", "a..b", "--mensagem", "x")
-        self.assert_one_line_error(result, "não encontro a máquina")
+        for host, words in (("a..b", "não encontro a máquina"), ("127.255.255.255", "não foi possível falar com")):
+            self.assert_one_line_error(self.run_script("cliente_udp.py", host, "--mensagem", "x"), words)
 
     def test_poor_output_and_closed_pipe(self):
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
