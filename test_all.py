@@ -31,6 +31,7 @@ import importlib.util
 import io
 import itertools
 import json
+import math
 import os
 import pathlib
 import random
@@ -2266,8 +2267,8 @@ class TestGuardaUDP(unittest.TestCase):
     def test_same_datagram_for_ever_is_a_loop(self):
         guard = self.guard(rate=float("inf"))
         self.assertEqual(self.count(guard, ("10.0.0.1", 4000), [b"eco"] * 4000), 4000)
-        self.count(guard, ("10.0.0.1", 4000), [b"eco"] * 5000)
-        self.assertIn("laço com outro servidor de eco", guard.dropped)
+        self.count(guard, ("10.0.0.1", 4000), [b"eco"] * 46000)
+        self.assertIn(guard.dropped["laço com outro servidor de eco"], range(1, 11))  # quem só se repete perde pouco
         other = self.guard(rate=float("inf"))
         self.assertEqual(self.count(other, ("10.0.0.1", 4000), (b"%d" % n for n in range(20000))), 20000)
 
@@ -2290,6 +2291,19 @@ class TestGuardaUDP(unittest.TestCase):
         self.assertLessEqual(sum(len(item[2]) for item in network.held), self.module.MAX_DELAYED_BYTES)
         self.assertLess(len(network.held), 10000)
         self.assertTrue(guard.dropped["fila do atraso cheia"])
+        network.held = [(0, *item[1:]) for item in sorted(network.held)]  # passou o prazo de todos
+        network.tick()
+        self.assertEqual((network.held, network.held_bytes), ([], 0))  # a fila vazia volta a ter lugar
+
+    def test_only_this_machine_gets_doubles(self):
+        """Em dobro para quem forjou o endereço de outro, --duplica multiplicaria um ataque."""
+        sent = []
+        args = self.module.build_parser().parse_args(["--duplica", "100"])
+        network = self.module.BadNetwork(lambda data, source: sent.append(source[0]), args, self.guard())
+        for host in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "192.0.2.9", "::ffff:192.0.2.9", "2001:db8::1"):
+            network.send(b"oi", (host, 4000))
+        self.assertEqual(sent, ["127.0.0.1"] * 2 + ["::1"] * 2 + ["::ffff:127.0.0.1"] * 2 +
+                         ["192.0.2.9", "::ffff:192.0.2.9", "2001:db8::1"])
 
     def test_errors_of_earlier_answers(self):
         """ECONNREFUSED de uma resposta anterior: com IP_RECVERR o Linux o mostra, como o Windows sempre (10054)."""
@@ -2371,6 +2385,20 @@ class TestGuardaUDP(unittest.TestCase):
         def sendto(self, data, source):
             raise OSError(errno.EPERM, "firewall")
 
+    def test_a_flood_does_not_stop_the_clock(self):
+        """Com a fila sempre cheia, a leitura para depois de BATCH, e os prazos da sala e do atraso se cumprem."""
+        flood = iter([(2, ("10.0.0.1", 4000))] * 2 * self.module.BATCH)
+        server = self.module.Server(argparse.Namespace(recvfrom_into=lambda _: next(flood)), self.guard(), 65527)
+        server.answer = lambda data, source: None
+        server.drain()
+        self.assertEqual(server.datagrams, self.module.BATCH)
+
+    def test_zero_is_no_limit(self):
+        args = self.module.build_parser().parse_args(["--modo", "chat", "--taxa", "0", "--ocioso", "0"])
+        with self.quiet_socket() as sock:
+            server, room = self.module.build_server(sock, args, print)
+        self.assertEqual((server.guard.rate, room.idle_s, room.tick()), (math.inf, math.inf, self.module.WAKE_S))
+
     def test_send_errors_are_counted(self):
         server = self.module.Server(self.FakeSocket(), self.guard(), 65527)
         server.send(b"x", ("127.0.0.1", 4000))
@@ -2421,8 +2449,10 @@ class TestServidorUDP(UDPTestCase):
         sock = self.peer(server)
         sock.send(bytes(101))
         self.assertEqual(self.ask(sock, bytes(100)), bytes(100))
+        sock.send(bytes(101))  # agora de um remetente que já tem fichas
+        self.assertEqual(self.ask(sock, bytes(99)), bytes(99))
         server.expect_error("maior que 100 bytes: chegou cortado")
-        self.assertEqual(self.totals(server)[3], {"maior que 100 bytes: chegou cortado": 1})
+        self.assertEqual(self.totals(server)[3], {"maior que 100 bytes: chegou cortado": 2})
 
     def test_flood_is_limited_and_others_are_served(self):
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--taxa", 40)
@@ -2612,6 +2642,16 @@ class TestServidorUDP(UDPTestCase):
         self.assertEqual(len(said), module.CONSOLE_LINES + 1)
         self.assertIn("recebidos: 0 datagramas", said[-1][1])
 
+    def test_born_without_streams(self):
+        """`>&-` e `2>&-`: o que iria à saída que falta se perde; o eco e o fim são os mesmos."""
+        for closed in (">&-", "2>&-"):
+            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", ready=None if closed == ">&-" else READY,
+                                prefix=("sh", "-c", f'exec "$@" {closed}', "sh"))
+            port = server.port or int(server.expect_error(r"cliente_udp\.py 127\.0\.0\.1 (\d+)")[1])
+            self.assertEqual(self.ask(self.peer(("127.0.0.1", port)), b"oi"), b"oi")
+            self.assertEqual(server.stop(), 0)
+            self.assertEqual(b"recebidos: 1" in server.output.data, closed == "2>&-")
+
     def test_full_disk(self):
         """A saída vai a um arquivo, e o disco enche: perdem-se as linhas, e a sala continua."""
         if not os.path.exists("/dev/full"):
@@ -2683,11 +2723,11 @@ class TestSalaUDP(UDPTestCase):
         self.say(ana, "olá, ação", "<ana> olá, ação")  # a linha volta a quem a disse: chegou
         self.assertEqual(self.hear(bia, "olá"), "<ana> olá, ação\n")
         self.assertEqual(self.say(ana, "/quem", "na sala"), "* na sala: ana, bia\n")
-        self.say(ana, "/msg bia segredo", "<ana para bia, em particular> segredo")
-        self.hear(bia, "segredo")
+        self.say(ana, "/msg bia segredo\x1b", "<ana para bia, em particular> segredo\\x1b\n")
+        self.hear(bia, "segredo\\x1b\n")
         for wrong in ("/msg zé oi", "/msg bia", "/nick a b", "/nick BIA", "/nick", "x" * 1025):
             self.say(ana, wrong, "* erro")
-        self.say(ana, "/xyz \x1b", "não conheço /xyz")
+        self.say(ana, "/xy\x1bz", "não conheço /xy\\x1bz\n")
         self.say(ana, "/ajuda", "/nick NOME")
         self.say(ana, b"\xff oi", "<ana> \ufffd oi")
         self.say(ana, "\x1b]0;x\x07", "<ana> \\x1b]0;x\\x07")
@@ -2695,6 +2735,7 @@ class TestSalaUDP(UDPTestCase):
         self.say(bia, "/sair", "até logo")
         self.hear(ana, "* bia saiu")
         self.say(ana, "/nick Bia", "agora é Bia")  # o apelido ficou livre
+        self.say(ana, "/nick BIA", "Bia agora é BIA")  # o próprio apelido, de outro jeito
         server.expect(r"<ana> \\x1b\]0;x\\x07")
         server.stop()
         self.hear(ana, "o servidor encerrou")
@@ -2725,13 +2766,14 @@ class TestSalaUDP(UDPTestCase):
         self.assertEqual(self.say(ana, "/quem", "na sala"), "* na sala: visitante1\n")
 
     def test_old_codes_expire(self):
-        module = load("servidor_udp.py")
+        """Um código vale no seu minuto e no seguinte; o primeiro depois que a máquina liga não tem anterior."""
+        module, source = load("servidor_udp.py"), ("127.0.0.1", 4000)
         room = module.Room(lambda data, source: None, 120)
-        source = ("127.0.0.1", 4000)
-        for age, valid in ((0, True), (1, True), (2, False)):
-            period = int(time.monotonic() // module.COOKIE_PERIOD_S) - age
-            if period >= 0:
-                self.assertEqual(room.proves(module.cookie(room.key, *source, period), source), valid, age)
+        for born, now, valid in ((5, 5, True), (5, 119, True), (5, 120, False), (300, 419, True), (300, 420, False)):
+            module.time = argparse.Namespace(monotonic=lambda: born)
+            code = room.codes(source)[0]
+            module.time = argparse.Namespace(monotonic=lambda: now)
+            self.assertEqual(room.proves(code, source), valid, (born, now))
 
     def test_members_are_bounded(self):
         module, sent = load("servidor_udp.py"), []
@@ -2742,6 +2784,19 @@ class TestSalaUDP(UDPTestCase):
         self.assertEqual(len(room.members), module.MAX_MEMBERS)
         self.assertEqual(len({member.nick for member in room.members.values()}), module.MAX_MEMBERS)
         self.assertIn("a sala está cheia".encode(), sent[-1][0])
+
+    def test_an_empty_datagram_breaks_the_silence(self):
+        """Quem só escuta fica, se de vez em quando manda um datagrama vazio (o cliente manda, a cada 15 s)."""
+        module, clock, source = load("servidor_udp.py"), [1000], ("127.0.0.1", 4000)
+        module.time = argparse.Namespace(monotonic=lambda: clock[0])
+        room = module.Room(lambda data, source: None, module.IDLE_S, lambda text: None)
+        room.receive(room.codes(source)[0].encode(), source)
+        for wait, data, stays in ((119, b"", True), (119, b"", True), (119, None, True), (2, None, False)):
+            clock[0] += wait
+            room.tick()
+            self.assertEqual(source in room.members, stays)
+            if data is not None:
+                room.receive(data, source)
 
     def test_silence_expires(self):
         server = self.room("--ocioso", 0.3)
@@ -3233,7 +3288,7 @@ class TestClienteUDP(UDPTestCase):
                 self.assertTrue(shown.getvalue().startswith(came), shown.getvalue())
 
     def test_question_and_ping_outlive_the_network(self):
-        """Numa pergunta o erro é o fim dela, ou conta como tentativa; num --ping, como um datagrama perdido."""
+        """Numa pergunta o erro é o fim dela, ou conta como tentativa; um --ping segue até o fim da conta."""
         ping = "--ping", "3", "--intervalo", "1", "--espera"
         for number, words in self.NETWORK_ERRORS.items():
             module, args = self.faulty("send", [number] * 2)
@@ -3245,10 +3300,10 @@ class TestClienteUDP(UDPTestCase):
         with contextlib.redirect_stdout(io.StringIO()) as shown:
             self.assertEqual(module.ask(args, b"oi"), 0)
         self.assertEqual(shown.getvalue(), "oi\n")
-        module, args = self.faulty("send", [errno.ENETUNREACH] * 2, *ping, "0.3")
+        module, args = self.faulty("recv", [errno.ENETUNREACH], *ping, "30")
         with contextlib.redirect_stdout(io.StringIO()) as shown:
             module.ping(args)
-        self.assertIn("3 enviados: 2 respondidos", shown.getvalue())
+        self.assertIn("3 enviados: 3 respondidos", shown.getvalue())
 
     def test_born_without_streams(self):
         """`<&-` e `2>&-`: o descritor que falta já é de um socket, e não se lê dele nem se escreve nele."""
