@@ -248,7 +248,7 @@ class Wire:
         if len(data) > self.limit:
             raise Failure(f"{len(data)} bytes não cabem num datagrama: o limite aqui é {self.limit}, e nada foi "
                           "enviado. Para mais que isso, use TCP: ./cliente.py")
-        if self.attempt("->", self.sock.send, data) is None:  # só trouxe o aviso do datagrama anterior: nada saiu
+        if self.attempt("->", self.sock.send, data) is None:  # pode ser só o aviso do datagrama anterior: nada saiu
             self.attempt("->", self.sock.send, data)
 
     def receive(self, wait_s, *others):

@@ -551,8 +551,8 @@ def serve(args):
         server, room = build_server(sock, args, console.say)
         host, port = sock.getsockname()[:2]
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, server.stop)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, server.stop)
             console.say(f"escutando em {host} porta {port}")
             reach = "ENDEREÇO-DESTA-MÁQUINA" if host in ("0.0.0.0", "::") else host
             hint = f"./cliente_udp.py {reach} {port}" + " --apelido NOME" * bool(room)
