@@ -336,9 +336,8 @@ def readable(data: bytes) -> list:
 def columns(text: str, width: int) -> int:
     """Quantas colunas `text` ocupa num terminal de largura `width`, do começo de uma linha dele."""
     used = 0
-    for char in text:
-        wide = unicodedata.east_asian_width(char) in "WF"  # 日 ocupa duas, e um acento que se junta à letra, nenhuma
-        size = 0 if unicodedata.category(char) in ("Mn", "Me", "Cf") else 1 + wide
+    for c in text:  # 日 ocupa duas, e um acento que se junta à letra, nenhuma
+        size = 0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(c) in "WF")
         used += size + (used % width + size > width)  # o que não cabe no fim da linha desce inteiro
     return used
 
@@ -347,6 +346,11 @@ class Keyboard:
     """Lê a entrada padrão numa thread (o select() do Windows só aceita sockets) e avisa por um par de sockets."""
 
     def __init__(self, prompt):
+        try:  # a entrada pode ter sido aberta só para escrever (0>/dev/null): ler nada dela já o mostra
+            if sys.stdin and not os.isatty(0):
+                os.read(0, 0)
+        except OSError as error:
+            raise Failure(f"não consigo ler a entrada: {error.strerror}")
         self.prompt, self.lines, self.painted = prompt, queue.Queue(QUEUE_LINES), threading.Event()
         self.wake_r, self.wake_w = socket.socketpair()
         self.fileno = self.wake_r.fileno  # é o que o select() pergunta
@@ -409,7 +413,8 @@ class Conversation:
         if self.nick:
             self.say(ENTER.ljust(HELLO_SIZE))
         while not self.leaving or any(not question.late for question in self.waiting):
-            data = self.wire.receive(self.patience(), *([] if self.leaving else [self.keyboard]))
+            deadlines = [self.keepalive_at, *(question.deadline for question in self.waiting if not question.late)]
+            data = self.wire.receive(min(deadlines) - time.monotonic(), *([] if self.leaving else [self.keyboard]))
             if data is not None:
                 self.hear(data)
             if not self.leaving and select.select([self.keyboard], [], [], 0)[0]:  # mesmo que a rede não pare
@@ -424,11 +429,6 @@ class Conversation:
     def close(self):
         if self.member and not self.leaving:  # Ctrl+C: sem um adeus, a sala só nos esqueceria dali a dois minutos
             self.wire.send(b"/sair")
-
-    def patience(self):
-        """Segundos até o próximo prazo."""
-        deadlines = [question.deadline for question in self.waiting if not question.late]
-        return min([self.keepalive_at, *deadlines]) - time.monotonic()
 
     def obey(self, line):
         """Uma linha do teclado; None é o Ctrl+D, que numa sala quer dizer /sair."""

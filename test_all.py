@@ -3312,6 +3312,14 @@ class TestClienteUDP(UDPTestCase):
             result = self.client(server, *args, prefix=("sh", "-c", f'exec "$@" {closed}', "sh"), status=0)
             self.assertEqual("1 respondidos" in result.text, bool(args), result)
 
+    def test_input_that_cannot_be_read(self):
+        """Aberta só para escrever (`0>/dev/null`): uma linha diz, em vez de uma espera sem fim."""
+        for args in ((), ("--apelido", "ana")):
+            with open(os.devnull, "wb") as unreadable:
+                child = self.spawn("cliente_udp.py", *self.nobody(), *args, ready=None, status=1, stdin=unreadable)
+            self.assertEqual(child.wait(), 1)
+            self.assertRegex(child.errors(), r"\Acliente_udp\.py: erro: não consigo ler a entrada: .*\n\Z")
+
     def test_terminal_before_the_server(self):
         host, port = self.nobody()
         child = self.spawn("cliente_udp.py", host, port, tty=True, ready="> ")
