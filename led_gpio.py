@@ -51,10 +51,10 @@ SILENCE_S = 0.2  # encerra uma linha sem fim; e de quanto em quanto se olha se �
 LOGIN_S = 30  # prazo do TLS e da senha: dá para fazer a conta à mão, com nc e openssl
 MAX_CLIENTS, MAX_PER_SOURCE = 512, 64  # os demais esperam na fila; e um endereço só não ocupa o lugar de todos
 PENALTY_MAX_S, MAX_OFFENDERS = 60, 1024  # espera máxima de quem erra a senha; endereços lembrados (o mais antigo sai)
-UDEV_S = 2  # insistência no EACCES que se segue ao export
-POLL_S, WAKE_S = 0.005, 0.5  # releitura do botão, até uma borda provar que o chip avisa; e o maior sono de uma espera
-ANSWER_S = 1.5  # para conectar, e para a conversa inteira; menos que os 2 s em que um Ctrl+C tem de ser obedecido
-RETRY_S, MAX_PRESSES = 1, 64  # pausa entre as tentativas do botão; toques à espera de entrega
+UDEV_S, WAKE_S = 2, 0.5  # insistência no EACCES que se segue ao export; o maior sono de uma espera
+POLL_S = 0.005  # releitura do botão, até uma borda provar que o chip avisa
+ANSWER_S = 1.5  # para conectar, e para a conversa inteira; e, no fim, para as threads dos clientes acabarem
+MAX_PRESSES, RETRY_S, PARTING_S = 64, 1, 1  # toques à espera; pausa entre tentativas; o que o fim espera por uma
 LOGGING = threading.Lock()  # uma linha por vez
 STOP_TRIES = 50  # olhadas, uma a cada SILENCE_S, até `parar` desistir de esperar
 
@@ -614,7 +614,7 @@ def send_command(args):
     return 0 if reply.startswith("OK") else 1
 
 
-def deliver(args, born, stop):
+def deliver(args, born):
     """Entrega um toque, insistindo até que ele envelheça. Pergunta o estado e manda o contrário: repetir "LED ON", se a
     resposta se perder, não faz mal; repetir TOGGLE faria. (Simplificação: dois botões no mesmo instante contam um.)"""
     wanted = None
@@ -622,20 +622,18 @@ def deliver(args, born, stop):
         try:
             with conversation(args) as ask:
                 wanted = wanted or ("LED OFF" if ask("LED STATUS") == "OK LED ON" else "LED ON")
-                reply = ask(wanted)
-            return log(f"toque: {wanted} -> {reply}", sys.stdout)
+                return log(f"toque: {wanted} -> {ask(wanted)}", sys.stdout)
         except Failure as error:
-            age = time.monotonic() - born
-            if age < args.validade and not stop.asked:
-                log(f"{error}; o toque espera, nova tentativa em {RETRY_S} s")
-                time.sleep(RETRY_S)
-            if age >= args.validade or stop.asked:  # pedido na pausa, o fim não espera por mais uma tentativa
-                return log(f"toque perdido, {age:.1f} s depois de dado: {error}")
+            if time.monotonic() - born >= args.validade:
+                return log(f"toque perdido, {args.validade:g} s depois de dado: {error}")
+            log(f"{error}; o toque espera, nova tentativa em {RETRY_S} s")
+            time.sleep(RETRY_S)
 
 
 def deliver_all(args, pin, stop):
-    """Uma thread conta os toques, esta os entrega."""
-    presses = queue.Queue()
+    """Uma thread conta os toques, outra os entrega, e esta só espera o fim: nem um servidor mudo, nem o DNS, o atrasa."""
+    tls_context(args, server=False)  # o que falta ao TLS se diz já, e não ao primeiro toque
+    presses, failures = queue.Queue(), queue.Queue()
 
     def count():
         try:
@@ -643,20 +641,25 @@ def deliver_all(args, pin, stop):
                 full = presses.qsize() >= MAX_PRESSES
                 log(f"toque perdido: {MAX_PRESSES} já esperam entrega") if full else presses.put(time.monotonic())
         except OSError as error:
-            presses.put(Failure(f"o botão deixou de responder: {error.strerror}"))
+            failures.put(Failure(f"o botão deixou de responder: {error.strerror}"))
 
-    thread = threading.Thread(target=count, daemon=True)
-    thread.start()
+    def hand_over():
+        with contextlib.suppress(OSError):  # ninguém mais nos lê (`| head -1`), e log() já pediu o fim
+            while not stop.asked:
+                deliver(args, presses.get())
+                presses.task_done()
+
+    counter, courier = (threading.Thread(target=target, daemon=True) for target in (count, hand_over))
+    counter.start()
+    courier.start()
     log(f"à espera de toques; cada um inverte o LED em {args.endereco} porta {args.porta}")
     while not stop.asked:
         with contextlib.suppress(queue.Empty):
-            press = presses.get(timeout=SILENCE_S)
-            if isinstance(press, Failure):
-                raise press
-            deliver(args, press, stop)
-    if presses.qsize():
-        log(f"toques perdidos, por entregar na hora de parar: {presses.qsize()}")
-    thread.join(1)
+            raise failures.get(timeout=SILENCE_S)
+    courier.join(PARTING_S if presses.unfinished_tasks else 0)  # sem toques, ela dorme à espera de um
+    if presses.unfinished_tasks:
+        log(f"toques perdidos, por entregar na hora de parar: {presses.unfinished_tasks}")
+    counter.join(PARTING_S)
 
 
 def work(args):

@@ -4809,7 +4809,7 @@ class LedTestCase(ScriptTestCase):
 
     def spawn(self, script, *args, constants=None, **options):
         """Com sonos mais curtos, o teste espera menos."""
-        constants = {"SILENCE_S": 0.05, "WAKE_S": 0.1, "RETRY_S": 0.05, **(constants or {})}
+        constants = {"SILENCE_S": 0.05, "WAKE_S": 0.1, "RETRY_S": 0.05, "PARTING_S": 0.1, **(constants or {})}
         return super().spawn(script, *args, constants=constants, **options)
 
     def serve(self, *args, **options):
@@ -5632,17 +5632,25 @@ class TestLedBotao(LedTestCase):
             slow.type("\n\n\n")
             slow.expect_error("o toque espera")
             self.assertEqual(slow.stop(), 0)
-            self.assertRegex(slow.errors(), "toque perdido(?s:.*)por entregar na hora de parar: 2")
+            self.assertRegex(slow.errors(), "toques perdidos, por entregar na hora de parar: 3")
 
-    def test_end_during_the_pause(self):
-        """Com o servidor mudo, o fim pedido na pausa entre duas tentativas não espera por mais uma."""
-        args, stop = types.SimpleNamespace(validade=30), types.SimpleNamespace(asked=False)
-        away = mock.Mock(side_effect=self.led.Failure("mudo"))
-        with mock.patch.multiple(self.led, conversation=away, log=mock.DEFAULT) as fakes, \
-                mock.patch.object(self.led.time, "sleep", lambda _: setattr(stop, "asked", True)):
-            self.led.deliver(args, time.monotonic(), stop)
-        away.assert_called_once_with(args)
-        self.assertRegex(fakes["log"].call_args[0][0], "^toque perdido.*mudo")
+    def test_end_with_a_mute_server(self):
+        """O fim não espera por um servidor que se cala (nem por um DNS parado), e diz que toques se perderam."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(WATCHDOG_S)
+            button = self.button(listener.getsockname()[1], constants={"ANSWER_S": 2 * WATCHDOG_S})
+            button.type("\n\n")
+            with listener.accept()[0] as mute:
+                mute.settimeout(WATCHDOG_S)
+                self.assertEqual(mute.recv(100), b"LED STATUS\n")
+                self.assertEqual(button.stop(), 0)
+        self.assertRegex(button.errors(), "por entregar na hora de parar: 2$")
+
+    def test_bad_tls_is_told_before_the_first_press(self):
+        result = self.run_script("led_gpio.py", "botao", "127.0.0.1", 1, "--gpio", "simulado", "--fifo",
+                                 self.folder() / "fifo", "--chave", "x.pem")
+        self.assertRegex(result.err, "--certificado")
+        self.assertEqual(result.status, 2)
 
     def test_lost_reply_is_not_a_second_press(self):
         """A resposta a LED ON se perdeu: na nova conversa o botão repete LED ON, não pergunta nem inverte de novo."""
