@@ -481,7 +481,7 @@ class Server:  # o LED, e quem quer saber dele
             except OSError as error:  # ninguém; ou lotado, ou sem descritores: sem a pausa, giraria em falso
                 time.sleep(0 if isinstance(error, socket.timeout) else SILENCE_S)
                 continue
-            client = Client(self, sock, address[0])
+            client = Client(self, sock, address[0] if address else "::")  # macOS: quem já se foi não o tem
             self.clients.add(client)
             try:
                 if sum(other.source == client.source for other in list(self.clients)) > MAX_PER_SOURCE:
@@ -540,7 +540,7 @@ def ready_led(args, stop):
     secret, tls = args.senha_arquivo and read_secret(args.senha_arquivo), tls_context(args, server=True)
     try:
         family, _, _, _, address = socket.getaddrinfo(args.endereco, args.porta, type=socket.SOCK_STREAM)[0]
-        sock = socket.create_server(address, family=family, backlog=MAX_CLIENTS, dualstack_ipv6=args.endereco == "::")
+        sock = socket.create_server(address, family=family, backlog=MAX_CLIENTS, dualstack_ipv6=address[0] == "::")
     except (OSError, UnicodeError) as error:
         raise Failure(explain_bind(error, args.endereco, args.porta))
     with sock as listener:
@@ -631,7 +631,7 @@ def deliver(args, born):
 
 
 def deliver_all(args, pin, stop):
-    """Uma thread conta os toques, outra os entrega, e esta só espera o fim: nem um servidor mudo, nem o DNS, o atrasa."""
+    """Uma thread conta os toques, outra os entrega, e esta só espera o fim: nem servidor mudo nem DNS o atrasam."""
     tls_context(args, server=False)  # o que falta ao TLS se diz já, e não ao primeiro toque
     presses, failures = queue.Queue(), queue.Queue()
 

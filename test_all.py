@@ -5045,6 +5045,28 @@ class TestLedProtocolo(LedTestCase):
         self.until(lambda: self.run_script("led_gpio.py", "enviar", "ON", "127.0.0.1", server.port).status == 0,
                    "o lugar de quem saiu ser dado a outro")
 
+    def test_accept_without_address(self):
+        """No macOS, quem desistiu antes do accept() vem sem endereço; e um accept() que só falha não gira em falso."""
+        stop, ours = types.SimpleNamespace(asked=False), socket.socketpair()
+        for sock in ours:
+            self.addCleanup(sock.close)
+        ours[0].shutdown(socket.SHUT_RDWR)
+        events = [(ours[1], None), OSError(errno.EINVAL, "Invalid argument")]
+
+        def accept():
+            if len(events) == 1:
+                stop.asked = True
+            if isinstance(events[0], OSError):
+                raise events.pop(0)
+            return events.pop(0)
+        server = self.led.Server(types.SimpleNamespace(lit=False), None, None, types.SimpleNamespace(ocioso=60), stop)
+        old = threading.stack_size()
+        self.addCleanup(threading.stack_size, old)
+        with mock.patch.object(self.led.time, "sleep") as sleep:
+            server.run(types.SimpleNamespace(accept=accept, settimeout=mock.Mock()))
+        sleep.assert_called_with(self.led.SILENCE_S)
+        self.assertEqual((events, server.clients, ours[1].fileno()), ([], set(), -1))
+
     def test_no_more_threads(self):
         """O sistema não dá mais threads: esse cliente fica de fora, e só ele."""
         listener = socket.create_server(("127.0.0.1", 0))
@@ -5129,11 +5151,24 @@ class TestLedProtocolo(LedTestCase):
         return path
 
     def test_beyond_loopback_wants_a_secret(self):
+        addresses = ["0.0.0.0", "0x0", *["::", "::0"] * socket.has_dualstack_ipv6()]
+        for address in addresses:  # escrito como for
+            with self.assertRaisesRegex(self.led.Failure, "--senha-arquivo.*--sem-senha"), \
+                    self.led.ready_led(self.led.build_parser().parse_args([address, "0"]), None):
+                pass
         result = self.run_script("led_gpio.py", "0.0.0.0", 0, "--gpio", "simulado")
         self.assert_one_line_error(result, "--senha-arquivo", "--sem-senha", "openssl rand")
         server = self.spawn("led_gpio.py", "0.0.0.0", 0, "--gpio", "simulado", "--sem-senha")
         server.expect_error("aviso: --sem-senha")
         self.assertEqual(self.ask(server, b"LED ON"), b"OK LED ON")
+
+    def test_everywhere_is_both_families(self):
+        """`::`, escrito como for, atende IPv4 também."""
+        if not socket.has_dualstack_ipv6():
+            self.skipTest("sem IPv6 de pilha dupla aqui")
+        server = self.spawn("led_gpio.py", "0::0", 0, "--gpio", "simulado", "--sem-senha")
+        for server.host in ("127.0.0.1", "::1"):
+            self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
 
     def test_secret(self):
         """Sem a senha nada muda; com ela, botão e enviar entram sozinhos; errar custa cada vez mais espera."""
