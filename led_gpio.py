@@ -45,18 +45,16 @@ if os.name == "posix":  # no Windows só existem a simulação e os clientes
 COMMANDS = ("LED ON", "LED OFF", "LED TOGGLE", "LED STATUS", "LED WATCH")
 CHIPS = ("pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835")  # Pi 5, Pi 4, Pi 0 a 3: o rótulo não muda, o número sim
 HEADER_LINES = 28  # GPIO0 a GPIO27, o conector de 40 pinos
-LINE_LIMIT = 256  # bytes; o maior comando tem 10, a resposta ao desafio 73
+LINE_LIMIT, LOG_LIMIT = 256, 1 << 20  # bytes; o maior comando tem 10, e a prova, 73; ~/.led_gpio.log recomeça
 CHUNK = 16384  # bytes: um registro TLS inteiro, para nada ficar no OpenSSL sem que select() o veja
-SILENCE_S = 0.2  # encerra uma linha sem fim; e de quanto em quanto se olha se é hora de parar
+SILENCE_S, STOP_TRIES = 0.2, 50  # encerra uma linha sem fim, e é o passo de quem espera o fim; os passos de `parar`
 LOGIN_S = 30  # prazo do TLS e da senha: dá para fazer a conta à mão, com nc e openssl
 MAX_CLIENTS, MAX_PER_SOURCE = 512, 64  # os demais esperam na fila; e um endereço só não ocupa o lugar de todos
 PENALTY_MAX_S, MAX_OFFENDERS = 60, 1024  # espera máxima de quem erra a senha; endereços lembrados (o mais antigo sai)
-UDEV_S, WAKE_S = 2, 0.5  # insistência no EACCES que se segue ao export; o maior sono de uma espera
-POLL_S = 0.005  # releitura do botão, até uma borda provar que o chip avisa
+UDEV_S, POLL_S, WAKE_S = 2, 0.005, 0.5  # EACCES após o export; releitura do botão sem bordas; maior sono de uma espera
 ANSWER_S = 1.5  # para conectar, e para a conversa inteira; e, no fim, para as threads dos clientes acabarem
 MAX_PRESSES, RETRY_S, PARTING_S = 64, 1, 1  # toques à espera; pausa entre tentativas; o que o fim espera por uma
-LOGGING = threading.Lock()  # uma linha por vez
-STOP_TRIES = 50  # olhadas, uma a cada SILENCE_S, até `parar` desistir de esperar
+LOGGING = argparse.Namespace(lock=threading.Lock(), limit=float("inf"))  # uma linha por vez; teto do arquivo, se nosso
 
 
 # --- bloco comum: casa ---
@@ -172,9 +170,11 @@ def log(text, stream=None):
     out = stream or sys.stderr
     if not out or os.name != "posix":  # None: nasceu sem ele (`2>&-`)
         return out and print(text, file=out, flush=True)
-    with LOGGING:  # ou um devolveria a espera à saída no meio da escrita do outro
+    with LOGGING.lock:  # ou um devolveria a espera à saída no meio da escrita do outro
         try:
             os.set_blocking(out.fileno(), False)  # só por um instante: o terminal é também de outros
+            if os.fstat(out.fileno()).st_size > LOGGING.limit:
+                os.ftruncate(out.fileno(), 0)
             os.write(out.fileno(), f"{text}\n".encode(out.encoding, "replace"))
         except OSError as error:  # cheia; ou ninguém mais lê, e sem a lâmpada (`| head -1`) é o fim
             if stream and not isinstance(error, BlockingIOError):
@@ -607,8 +607,7 @@ def conversation(args):
 def send_command(args):
     """A resposta em stdout; depois de LED WATCH, uma linha por mudança até Ctrl+C."""
     with conversation(args) as ask:
-        reply = ask(args.comando)
-        print(reply, flush=True)
+        print(reply := ask(args.comando), flush=True)
         while reply.startswith("OK") and understand(args.comando.encode())[0] == "LED WATCH":
             print(ask(forever=True), flush=True)
     return 0 if reply.startswith("OK") else 1
@@ -679,9 +678,10 @@ def work(args):
                 os.pwrite(lock, b"%d" % child, 0)
                 os._exit(0)  # sem desfazer nada: a porta, os pinos e a trava agora são do filho
             os.setsid()  # noutra sessão: nem o Ctrl+C nem o fim deste terminal o alcançam
-            with open(os.devnull) as null, open(f"{path}.log", "w") as out:
+            with open(os.devnull) as null, open(f"{path}.log", "a") as out:
                 for stream, fd in (null, 0), (out, 1), (out, 2):
                     os.dup2(stream.fileno(), fd)
+            LOGGING.limit = LOG_LIMIT
         if not pin:
             return answer()
         if answer:

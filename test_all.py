@@ -5142,6 +5142,15 @@ class TestLedProtocolo(LedTestCase):
                 os.read(master, 4096)
         self.assertFalse(stuck, "log() espera por quem não lê")
 
+    def test_log_is_bounded(self):
+        """O arquivo de --fundo recomeça ao passar do teto; o que o usuário redireciona é dele, e só cresce."""
+        for limit, low, high in ((1000, 100, 1100), (float("inf"), 5000, 5000)):
+            with open(self.folder() / "log", "a") as out, mock.patch.object(self.led.LOGGING, "limit", limit):
+                for _ in range(50):
+                    self.led.log("x" * 99, out)
+                size = os.fstat(out.fileno()).st_size
+            self.assertTrue(low <= size <= high, size)
+
     # --- senha
 
     def secret(self, text="uma senha de teste"):
@@ -5872,9 +5881,9 @@ class TestLedSimulado(LedTestCase):
     def test_background(self):
         """iniciar --fundo, outra vez (recusado), parar, outra vez (nada); ninguém mais é tocado."""
         env, fifo, args = self.start("--fundo")
-        run = functools.partial(self.run_script, "led_gpio.py", env=env)
+        run, home = functools.partial(self.run_script, "led_gpio.py", env=env), pathlib.Path(env["HOME"])
+        (home / ".led_gpio.log").write_bytes(b"x" * (self.led.LOG_LIMIT + 1))
         began = run(*args, status=0)
-        home = pathlib.Path(env["HOME"])
         pid = int((home / ".led_gpio.pid").read_text())
         try:
             server = types.SimpleNamespace(host="127.0.0.1", port=int(re.search("porta ([0-9]+)", began.text).group(1)))
@@ -5892,6 +5901,7 @@ class TestLedSimulado(LedTestCase):
         self.assertRaises(ConnectionRefusedError, self.connect, server)
         text = (home / ".led_gpio.log").read_text()
         self.assertRegex(text, "à espera(?s:.*)LED Status: On\n(?s:.*)LED Status: Off\n")
+        self.assertEqual(text.count("x"), 0, "passou do teto, e recomeçou")
         self.assertIsNone(BAD_STDERR.search(text))
         self.assertFalse(fifo.exists())
         innocent = subprocess.Popen(["sleep", "60"])
