@@ -194,8 +194,7 @@ def from_wire(number: int, near: int) -> int:
 def describe(arrow: str, frame: bytes) -> str:
     """Uma linha por quadro, para --verbose."""
     _, _, _, kind, _, length, session, block, _ = HEADER.unpack_from(frame)
-    text = bytes(frame[HEADER.size + 1:HEADER.size + min(length, 60)]) if kind in (TEXT, SPEECH) else b""
-    said = text.decode("utf-8", "replace")
+    said = str(frame[HEADER.size:][1:min(length, 60)], "utf-8", "replace") if kind in (TEXT, SPEECH) else ""
     return escape(f"{arrow} {KINDS[kind]} sessão={session:08x} bloco={block} {length} B {said}".rstrip())
 # --- fim do bloco comum: protocolo ---
 

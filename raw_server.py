@@ -45,7 +45,7 @@ FLYING_MAX = 16384  # blocos no ar por sessão, diga o cliente o que disser
 HALF_OPEN_MAX, HALF_OPEN_US = 64, 5_000_000  # sessões que só disseram OLÁ, e por quanto tempo
 SILENCE_US, STALLED_US = 15_000_000, 600_000_000  # o cliente caiu; ou conversa, mas a cópia não anda (em pausa)
 CATALOG_MAX, DEPTH_MAX, CATALOG_REST = 4096, 32, 20  # arquivos; pastas dentro de pastas; folga entre duas leituras
-MESSAGE_MAX, OUTBOX_MAX = 1 << 20, 4096  # bytes de uma mensagem; partes à espera de quem as busque
+MESSAGE_MAX, OUTBOX_MAX, UNSAID_MAX = 1 << 20, 4096, 1 << 20  # bytes de uma mensagem; partes a buscar; bytes a dizer
 HASH_STEP, QUEUE_BYTES = 1 << 16, 1 << 20  # bytes de hash por folga do laço (dezenas de µs); só recebe quadros pequenos
 MTU_MIN, ZEROS_SIZE = 256, 1 << 44  # menos não leva um pedido com nome; "tamanho" da medição: ninguém o baixa todo
 # O ritmo (ver Path).
@@ -53,8 +53,7 @@ START_BLOCKS = 64  # a primeira volta: 96 KB, seis vezes o que o TCP arrisca, ma
 STARTUP_GAIN, DRAIN_GAIN = 2.89, 0.35  # 2/ln 2 é o menor ganho que dobra a taxa a cada volta; e o inverso dele
 CYCLE = (1.25, 0.75, 1, 1, 1, 1, 1, 1)  # uma volta sonda por mais banda, outra devolve a fila, seis navegam
 WINDOW_GAIN = 2  # dados no ar: uma volta viajando e outra esperando confirmações atrasadas
-ACK_EVERY_US = 1000  # por quanto tempo o cliente junta confirmações
-BURST_US = 2000  # crédito que se junta quando o sistema nos acorda tarde: 2 ms de quadros
+ACK_EVERY_US, BURST_US = 1000, 2000  # por quanto o cliente junta confirmações; crédito de quem é acordado tarde
 NOISE_MAX, NOISE_BLOCKS = 0.5, 20  # perda que aceitamos chamar de ruído; volta com menos blocos não mede perda
 TIMEOUT_MIN_US, TIMEOUT_MAX_US = 10_000, 1_000_000  # silêncio até sondar: mais que o soluço de um sistema ocupado
 FULL_S, FULL_TRIES, TRIP_MAX_US = 0.0005, 20, 10_000_000  # fila da placa cheia; volta mais longa do que isto é mentira
@@ -204,8 +203,7 @@ def from_wire(number: int, near: int) -> int:
 def describe(arrow: str, frame: bytes) -> str:
     """Uma linha por quadro, para --verbose."""
     _, _, _, kind, _, length, session, block, _ = HEADER.unpack_from(frame)
-    text = bytes(frame[HEADER.size + 1:HEADER.size + min(length, 60)]) if kind in (TEXT, SPEECH) else b""
-    said = text.decode("utf-8", "replace")
+    said = str(frame[HEADER.size:][1:min(length, 60)], "utf-8", "replace") if kind in (TEXT, SPEECH) else ""
     return escape(f"{arrow} {KINDS[kind]} sessão={session:08x} bloco={block} {length} B {said}".rstrip())
 # --- fim do bloco comum: protocolo ---
 
@@ -603,7 +601,7 @@ class Session:
                 raise Refusal(GENERAL)
             if more == LAST:
                 self.server.speaker = self
-                self.server.say(f"{self.mac.hex(':')} diz: {escape(self.inbox.decode('utf-8', 'replace'))}\n")
+                self.server.say(f"{self.mac.hex(':')} diz: {escape(self.inbox.decode('utf-8', 'replace'))}")
                 self.inbox.clear()
         if frame.block < self.expected:  # a repetida ganha outro recibo, e mais nada
             self.reply(RECEIPT, frame.block)
@@ -679,12 +677,12 @@ class Server:
             raise Failure(f"a pasta {args.pasta!r} não serve ({error.strerror}). Crie-a: mkdir {args.pasta}") from None
         self.sessions, self.ignored, self.listed_until = {}, collections.Counter(), 0
         self.buffer, self.speaker = memoryview(bytearray(self.mtu + 14)), None
-        self.typed, self.unsaid = bytearray(), bytearray()  # o que se digita; o que a saída ainda não aceitou
+        self.typed, self.unsaid = bytearray(), {1: bytearray(), 2: bytearray()}  # o que stdout e stderr não aceitaram
 
     def send(self, frame):
         """Envia um quadro. Fila da placa cheia: espera um pouco, poucas vezes; depois, é como se o fio o perdesse."""
         if self.verbose:
-            print(describe("->", frame), file=sys.stderr)
+            self.say(describe("->", frame), 2)
         for _ in range(FULL_TRIES):
             try:
                 return self.sock.send(frame)
@@ -715,7 +713,7 @@ class Server:
             return
         frame = unpack_frame(session.seal if session else self.seal, data)
         if self.verbose:
-            print(describe("<-", data), file=sys.stderr)
+            self.say(describe("<-", data), 2)
         if frame.kind & FROM_SERVER or frame.target not in (self.mac, BROADCAST) or frame.source[0] & 1:  # grupo
             raise ProtocolError("não é para mim")
         if frame.kind == HELLO and frame.session == 0:
@@ -769,30 +767,30 @@ class Server:
             line, _, self.typed = self.typed.partition(b"\n")
             session = self.speaker
             if session is None or session.number not in self.sessions or len(session.outbox) > OUTBOX_MAX:
-                print("ninguém na linha: a resposta vai a quem mandou a última mensagem", file=sys.stderr)
+                self.say("ninguém na linha: a resposta vai a quem mandou a última mensagem", 2)
             else:
                 session.outbox.extend(split_text(line.decode("utf-8", "replace"), session.room))
         return bool(piece)
 
-    def say(self, text):
+    def say(self, text, fd=1):
         """Diz ao operador, sem esperar: um cano que ninguém lê, ou um terminal parado (Ctrl+S), não para o laço."""
-        if len(self.unsaid) < MESSAGE_MAX:
-            self.unsaid += text.encode(sys.stdout.encoding, "replace")
+        if len(self.unsaid[fd]) < UNSAID_MAX:
+            self.unsaid[fd] += f"{text}\n".encode(sys.stdout.encoding, "replace")
         else:
             self.ignored["mensagem que ninguém leu"] += 1
 
-    def flush(self):
+    def flush(self, fd):
         """Escreve o que a saída aceitar já. Sem bloqueio só por um instante: o terminal é também de outros."""
-        os.set_blocking(1, False)
+        os.set_blocking(fd, False)
         try:
-            del self.unsaid[:os.write(1, self.unsaid)]
+            del self.unsaid[fd][:os.write(fd, self.unsaid[fd])]
         except OSError as error:
             if error.errno == errno.EPIPE:  # `| head -1` já leu o que queria: é o fim
                 raise
             if error.errno != errno.EAGAIN:  # cheia, espera-se; disco cheio, terminal que se foi: perde-se a mensagem
-                self.unsaid.clear()
+                self.unsaid[fd].clear()
         finally:
-            os.set_blocking(1, True)
+            os.set_blocking(fd, True)
 
     def serve(self):
         listen = [self.sock, 0]
@@ -802,9 +800,10 @@ class Server:
             sessions = list(self.sessions.values())
             wake = min((self.attempt(s, s.step, now) or now for s in sessions), default=now + TIMEOUT_MAX_US)
             busy = wake <= now or any([self.attempt(s, s.source.hash_step) for s in sessions if s.source])
-            ready, room, _ = select.select(listen, [1] if self.unsaid else [], [], 0 if busy else (wake - now) / 1e6)
-            if room:
-                self.flush()
+            waiting = [fd for fd, text in self.unsaid.items() if text]
+            ready, room, _ = select.select(listen, waiting, [], 0 if busy else (wake - now) / 1e6)
+            for fd in room:
+                self.flush(fd)
             if 0 in ready and not self.read_terminal():
                 listen.remove(0)
 
@@ -814,9 +813,10 @@ class Server:
         for session in list(self.sessions.values()):
             self.drop(session)
         os.close(self.folder)
-        if self.ignored and select.select([], [2], [], 0)[1]:  # pode ser o mesmo cano, cheio
-            print("quadros ignorados:", ", ".join(f"{why} {n}" for why, n in self.ignored.items()), file=sys.stderr)
-        self.flush()
+        if self.ignored:
+            self.say("quadros ignorados: " + ", ".join(f"{why} {n}" for why, n in self.ignored.items()), 2)
+        for fd in self.unsaid:
+            self.flush(fd)
 
 
 def serve(args):

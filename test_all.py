@@ -4064,7 +4064,7 @@ class TestRawServer(RawTestCase):
         read, write = os.pipe()
         self.addCleanup(os.close, read)
         server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=self.lab.prefix, ready=None,
-                            stdout=write, constants={"MESSAGE_MAX": 70_000})
+                            stdout=write, constants={"UNSAID_MAX": 70_000})
         os.close(write)
         with open(read, "rb", closefd=False) as output:
             self.assertRegex(output.readline().decode(), READY)
@@ -4082,11 +4082,29 @@ class TestRawServer(RawTestCase):
         self.addCleanup(os.close, read)
         prefix = (*self.lab.prefix, "sh", "-c", 'exec "$@" 2>&1', "sh")
         server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=prefix, ready=None, stdout=write,
-                            constants={"MESSAGE_MAX": 70_000})
+                            constants={"UNSAID_MAX": 70_000})
         os.close(write)
         with open(read, "rb", closefd=False) as output:
             self.assertRegex(output.readline().decode(), READY)
         self.client("mensagem", input=4 * (b"x" * 60_000 + b"\n"))  # a quarta já não cabe: há o que contar no fim
+        self.assertEqual(self.stop(server), 0)
+
+    def test_verbose_that_nobody_reads(self):
+        """Um stderr que ninguém lê perde linhas de --verbose; quem baixa não espera por ele, nem o fim."""
+        data = self.film()
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        prefix = (*self.lab.prefix, "sh", "-c", f'exec "$@" 2>/dev/fd/{write}', "sh")
+        server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, "--verbose", prefix=prefix,
+                            pass_fds=(write,), constants={"UNSAID_MAX": 1000})
+        os.set_blocking(write, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(write, b"x")
+        os.set_blocking(write, True)
+        os.close(write)
+        self.client("baixar", "filme.bin", constants={"SILENCE_US": 1_000_000}, timeout=10)
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
         self.assertEqual(self.stop(server), 0)
 
     def test_second_signal(self):
@@ -4100,12 +4118,12 @@ class TestRawServer(RawTestCase):
         """Disco cheio, ou um terminal que se foi, perdem a mensagem; quem está no meio de uma cópia não perde nada."""
         for number, left in ((errno.ENOSPC, b""), (errno.EIO, b""), (errno.EAGAIN, b"oi")):
             server = self.bare_server()
-            server.unsaid = bytearray(b"oi")
+            server.unsaid = {1: bytearray(b"oi")}
             with mock.patch("os.write", side_effect=OSError(number, "")):
-                server.flush()
-            self.assertEqual(server.unsaid, left, number)
+                server.flush(1)
+            self.assertEqual(server.unsaid, {1: left}, number)
         with mock.patch("os.write", side_effect=OSError(errno.EPIPE, "")):
-            self.assertRaises(BrokenPipeError, server.flush)
+            self.assertRaises(BrokenPipeError, server.flush, 1)
 
     def test_born_without_standard_streams(self):
         """`>&-`: /dev/null no lugar deles, e nunca o socket cru, por onde um print iria à rede."""
