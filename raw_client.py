@@ -40,7 +40,7 @@ import zlib
 QUEUE_BYTES = 16 << 20  # fila do kernel: 130 ms de 1 Gbit/s enquanto o disco respira
 WINDOW_BYTES, WINDOW_BLOCKS = 16 << 20, 11_000  # guardados fora de ordem; o bitmap deles cabe num quadro de 1500 B
 BATCH_BLOCKS, BATCH_BYTES, HASH_STEP = 64, 1 << 20, 1 << 16  # quadros lidos por escrita; bytes conferidos por folga
-CATALOG_BYTES, MESSAGE_MAX = 8 << 20, 1 << 20  # um catálogo maior do que isto é mentira; bytes de uma mensagem
+CATALOG_BYTES, MESSAGE_MAX = 8 << 20, 1 << 16  # um catálogo maior do que isto é mentira; bytes de uma mensagem
 ACK_EVERY_US, ACK_AGAIN_US = 1000, 50_000  # uma confirmação por ms; sem novidade, repete a última: pode ter se perdido
 ASK_US, ASK_MAX_US = 50_000, 400_000  # um pedido sem resposta se repete, cada vez com mais calma
 SILENCE_US = 3_000_000  # servidor calado: procura-o de novo, e retoma de onde parou

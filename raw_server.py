@@ -45,7 +45,7 @@ FLYING_MAX = 16384  # blocos no ar por sessão, diga o cliente o que disser
 HALF_OPEN_MAX, HALF_OPEN_US = 64, 5_000_000  # sessões que só disseram OLÁ, e por quanto tempo
 SILENCE_US, STALLED_US = 15_000_000, 600_000_000  # o cliente caiu; ou conversa, mas a cópia não anda (em pausa)
 CATALOG_MAX, DEPTH_MAX, CATALOG_REST = 4096, 32, 20  # arquivos; pastas dentro de pastas; folga entre duas leituras
-MESSAGE_MAX, OUTBOX_MAX, UNSAID_MAX = 1 << 20, 4096, 1 << 20  # bytes de uma mensagem; partes a buscar; bytes a dizer
+MESSAGE_MAX, OUTBOX_MAX, UNSAID_MAX = 1 << 16, 4096, 1 << 20  # bytes de uma mensagem; partes a buscar; bytes a dizer
 HASH_STEP, QUEUE_BYTES = 1 << 16, 1 << 20  # bytes de hash por folga do laço (dezenas de µs); só recebe quadros pequenos
 MTU_MIN, ZEROS_SIZE = 256, 1 << 44  # menos não leva um pedido com nome; "tamanho" da medição: ninguém o baixa todo
 # O ritmo (ver Path).

@@ -3905,7 +3905,7 @@ class TestRawServer(RawTestCase):
                 self.client("lo", "baixar", name, *extra, "--sobrescrever")
                 self.assertEqual((self.home / os.path.basename(name)).read_bytes(), wanted)
             self.assertEqual(self.client("baixar", "filme.bin", "-o", "-", *extra).out, data)
-            for text in ("", "olá \x1b]0;x\x07", "x" * 70_000) if extra else ("a",):
+            for text in ("", "olá \x1b]0;x\x07", "x" * self.client_module.MESSAGE_MAX) if extra else ("a",):
                 self.client("mensagem", *extra, "--", text)
                 server.expect("diz: " + re.escape(self.client_module.escape(text)) + "$")
             self.assertRegex(self.client("medir", "0.2", *extra).text, r"útil: [\d.]+ Mbit/s")
@@ -4088,6 +4088,14 @@ class TestRawServer(RawTestCase):
             self.assertRegex(output.readline().decode(), READY)
         self.client("mensagem", input=4 * (b"x" * 60_000 + b"\n"))  # a quarta já não cabe: há o que contar no fim
         self.assertEqual(self.stop(server), 0)
+
+    def test_message_without_end(self):
+        """Além de MESSAGE_MAX, um erro: mostrar 1 MiB de caracteres de controle parava o laço por meio segundo."""
+        self.serve()
+        hand, m = self.hand_client(), self.client_module
+        for block in range(2):
+            hand.send(m.TEXT, block, bytes([m.MORE]) + b"\x1b" * 40_000)
+        self.assertEqual(hand.error(), m.GENERAL)
 
     def test_verbose_that_nobody_reads(self):
         """Um stderr que ninguém lê perde linhas de --verbose; quem baixa não espera por ele, nem o fim."""
