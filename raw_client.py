@@ -29,6 +29,7 @@ import re
 import select
 import shlex
 import shutil
+import signal
 import socket
 import stat
 import struct
@@ -43,9 +44,9 @@ BATCH_BLOCKS, BATCH_BYTES, HASH_STEP = 64, 1 << 20, 1 << 16  # quadros lidos por
 CATALOG_BYTES, MESSAGE_MAX = 8 << 20, 1 << 16  # um catálogo maior do que isto é mentira; bytes de uma mensagem
 ACK_EVERY_US, ACK_AGAIN_US = 1000, 50_000  # uma confirmação por ms; sem novidade, repete a última: pode ter se perdido
 ASK_US, ASK_MAX_US = 50_000, 400_000  # um pedido sem resposta se repete, cada vez com mais calma
-SILENCE_US = 3_000_000  # servidor calado: procura-o de novo, e retoma de onde parou
-EMPTY_MAX = 5  # sessões seguidas sem um byte a mais: o pedido passa, e os blocos, maiores, não
-WRONG_MTU = "Veja (ip link) se o MTU é o mesmo nas duas máquinas e no que há entre elas"
+SILENCE_US, EMPTY_MAX = 3_000_000, 5  # servidor calado: procura-o de novo, e retoma; vezes seguidas sem um byte a mais
+GONE = "o servidor calou. Veja se ele está no ar, confira o cabo e repita o comando"
+WRONG_MTU = "Veja (ip link) se o MTU é o mesmo nas duas máquinas e no que há entre elas"  # o pedido passa, o bloco não
 LISTEN_US, FETCH_US = 300_000, 200_000  # `listar` espera por outros servidores; `mensagem`, entre buscas de resposta
 PREFIX = struct.Struct("!BBHIIQ")  # o cabeçalho depois do EtherType
 PLAYERS = ("mpv --force-window=immediate -", "ffplay -autoexit -loglevel error -i -", "vlc --play-and-exit -")
@@ -302,7 +303,7 @@ REASONS = {
     FULL: "o servidor está lotado: tente daqui a pouco, ou suba-o com --max-clientes maior"}
 
 
-class Silence(Exception):
+class Silence(Failure):
     """O servidor calou: caiu, ou o cabo caiu. Pode voltar."""
 
 
@@ -336,7 +337,6 @@ class Receiver:
 
 class Sink:
     """Destino dos bytes em ordem. Este é o da medição: só os conta, por vigésimo do tempo."""
-
     fd, backlog = None, 0  # cano onde esperar por espaço; bytes que ainda não engoliu
 
     def __init__(self, span=1):
@@ -357,7 +357,6 @@ class Sink:
 
 class Memory(Sink):
     """Destino do catálogo."""
-
     data = b""
 
     def write(self, pieces):
@@ -385,10 +384,9 @@ class Pipe(Sink):
             pass
 
     def idle(self):
-        try:
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
             sent = os.write(self.fd, self.waiting[0]) if self.waiting else 0
-        except BlockingIOError:
-            sent = 0
         if sent:
             self.backlog, self.waiting[0] = self.backlog - sent, self.waiting[0][sent:]  # outra fatia, e nenhuma cópia
             if not self.waiting[0]:
@@ -529,7 +527,7 @@ class Client:
                 if (frame.kind, frame.block) == (kind | FROM_SERVER, block):
                     return frame
             patience = min(patience * 2, ASK_MAX_US)
-        raise Silence
+        raise Silence(GONE)
 
     def find(self, everyone=False):
         """Diz OLÁ até responderem: [(MAC, dois nonces, nome, relógio dele, e o nosso)]. Levanta Failure."""
@@ -626,7 +624,7 @@ class Client:
                 if blocks or cards and receiver.next == receiver.limit:  # à espera de blocos, só eles são sinal de vida
                     heard, pending = now, pending + blocks
                 elif now - heard > SILENCE_US:
-                    raise Silence
+                    raise Silence(GONE)
                 if receiver.next == receiver.total and sink.ended() and any(self.digest):
                     break
                 backlog = -(-sink.backlog // self.block)  # em blocos, para cima
@@ -708,8 +706,14 @@ def human(size):
 
 
 def list_all(client, args):
+    problems = []
     for server in client.find(everyone=True):
-        client.catalog(server)
+        try:
+            client.catalog(server)
+        except (Failure, ProtocolError) as error:  # o que um não diz, os outros ainda podem dizer
+            problems.append(f"{server[0].hex(':')}: {error}")
+    if problems:
+        raise Failure("; ".join(problems))
 
 
 def download(client, args):
@@ -847,13 +851,12 @@ def menu(client, args):
 
 
 def start(args):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
     open_standard()
     sock, mac, mtu = open_link(args.interface, FROM_SERVER, QUEUE_BYTES)
     with sock, contextlib.closing(Client(args, sock, mac, mtu)) as client:
         try:
             return args.action(client, args)
-        except Silence:
-            raise Failure("o servidor calou. Veja se ele está no ar, confira o cabo e repita o comando") from None
         except ProtocolError as error:
             raise Failure(f"o servidor não segue o protocolo ({error})") from None
 
@@ -871,9 +874,8 @@ COMMANDS = {  # nome: (função, tipo do argumento ou None, valor se ele falta, 
 
 def read_words(parser, args):
     """Dá sentido às palavras soltas, [INTERFACE] [COMANDO [ARGUMENTO]], com as opções onde estiverem."""
-    words = args.words
-    args.interface = words.pop(0) if words and words[0] not in COMMANDS else "lo"
-    name, *rest = words or [None]
+    args.interface = args.words.pop(0) if args.words and args.words[0] not in COMMANDS else "lo"
+    name, *rest = args.words or [None]
     if name not in (None, *COMMANDS):
         parser.error(f"não conheço o comando {name!r}: use {', '.join(COMMANDS)}")
     args.action, kind, args.word = COMMANDS.get(name, (menu, None, None))
@@ -899,8 +901,7 @@ def build_parser():
   mensagem [TEXTO]   conversa com o servidor; sem TEXTO, uma mensagem por linha
   medir [SEGUNDOS]   mede o enlace (padrão: 3 s)
 
-Precisa de root (sudo) ou CAP_NET_RAW; aberto o socket, volta a ser quem digitou
-sudo. Antes, em outro terminal: sudo ./raw_server.py""")
+Precisa de sudo, ou CAP_NET_RAW. Antes, em outro terminal: sudo ./raw_server.py""")
     add = parser.add_argument
     add("words", nargs="*", help=argparse.SUPPRESS)
     add("--servidor", type=mac_address, metavar="MAC", help="só este (padrão: o que responder antes)")

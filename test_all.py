@@ -4538,6 +4538,15 @@ class TestRawClient(RawTestCase):
         client = self.bare_client(sock=sock, buffer=memoryview(bytearray(99)))
         self.assertEqual(list(client.frames(self.client_module.clock() - 1)), [])
 
+    def test_list_goes_on_without_the_silent_one(self):
+        """`listar`: um servidor que calou, lotado ou torto não esconde os outros, mas conta no estado de saída."""
+        m, servers = self.client_module, [(bytes([2, 0, 0, 0, 0, at]),) for at in range(4)]
+        client = mock.Mock(find=mock.Mock(return_value=servers))
+        client.catalog.side_effect = [m.Silence(m.GONE), m.Failure(m.REASONS[m.FULL]), m.ProtocolError("x"), None]
+        with self.assertRaisesRegex(m.Failure, "02:00:00:00:00:00: .*calou.*:01: .*lotado.*:02: x"):
+            m.list_all(client, None)
+        self.assertEqual(client.catalog.mock_calls, [mock.call(server) for server in servers])
+
     def test_twisted_catalog(self):
         good = b"7 1700000000000000000 um nome\0" + b"0 -1 outro\0"
         for bad in (b"lixo\0", b"1 x nome\0", b"9" * 400 + b" 1 n\0", b"\0\0", b"-5 1 n\0", b"1 1 \0", b"1 1 cortado"):
@@ -4614,13 +4623,13 @@ class TestRawClient(RawTestCase):
         self.assertEqual(sink.hash.digest(), hashlib.sha256(data).digest())
 
     def test_interrupted_gives_the_place_back(self):
-        """Ctrl+C diz FIM: o lugar no servidor não espera 15 s por quem já se foi."""
+        """Ctrl+C, ou SIGTERM, diz FIM: o lugar no servidor não espera 15 s por quem já se foi."""
         self.film()
         self.serve("--max-clientes", "1")
-        for words in ("medir", "60"), ("mensagem",):
+        for number, *words in (signal.SIGINT, "medir", "60"), (signal.SIGTERM, "mensagem"):
             client = self.spawn_client("--verbose", *words, status=130)
             client.expect_error("-> CONFIRMA|<- FALA")
-            client.kill(signal.SIGINT)
+            client.kill(number)
             self.assertEqual(client.wait(), 130)
         self.client("baixar", "filme.bin")
 
