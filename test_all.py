@@ -4089,6 +4089,46 @@ class TestRawServer(RawTestCase):
         self.client("mensagem", input=4 * (b"x" * 60_000 + b"\n"))  # a quarta já não cabe: há o que contar no fim
         self.assertEqual(self.stop(server), 0)
 
+    def test_stalled_client_is_released(self):
+        """Conversa, mas a cópia não anda: também tem um prazo."""
+        self.film(size=3_000_000)
+        server = self.serve(constants={"STALLED_US": 200_000, "SILENCE_US": 10**9})
+        self.hand_client(open_name=b"filme.bin").expect(self.client_module.CARD)
+        self.until(lambda: not any("filme.bin" in name for name in self.open_files(server)), "o arquivo se fechar")
+
+    def test_session_of_another_address(self):
+        """O número da sessão não basta: quem o diz é quem a abriu."""
+        self.film()
+        self.serve()
+        hand, m = self.hand_client(), self.client_module
+        hand.sock.send(m.pack_frame(hand.seal, bytes(6), b"\2" * 6, m.BYE, hand.session, 0, 9))
+        hand.open(b"filme.bin")
+        hand.expect(m.CARD)
+
+    def test_partial_larger_than_the_file(self):
+        """Mesmo tamanho e data, e um parcial que passa do fim: o cliente mente, e recomeça do zero."""
+        size = len(self.film())
+        self.serve()
+        hand, m = self.hand_client(), self.client_module
+        hand.open(b"filme.bin", size + 1, size, (self.videos / "filme.bin").stat().st_mtime_ns)
+        self.assertEqual(m.unpack_body(m.CARD, hand.expect(m.CARD).payload)[0], 0)
+
+    def test_operator_in_excess(self):
+        """Uma linha sem fim é cortada; e o que ninguém vem buscar tem um teto."""
+        m, server = self.server_module, self.bare_server()
+        session = m.Session(server, b"c" * 6, bytes(16), 1500, 0)
+        server.sessions, server.speaker = {session.number: session}, session
+        server.typed, server.unsaid = bytearray(m.MESSAGE_MAX), {2: bytearray()}
+        with mock.patch("os.read", return_value=b"x"), mock.patch.object(m, "OUTBOX_MAX", 10):
+            server.read_terminal()
+            self.assertEqual(server.typed, b"")
+            kept = len(session.outbox)
+            self.assertGreater(kept, 10)
+            server.typed += b"outra\n"
+            server.read_terminal()
+        self.assertEqual(len(session.outbox), kept)
+        self.assertIn("ninguém na linha", server.unsaid[2].decode())
+
     def test_message_without_end(self):
         """Além de MESSAGE_MAX, um erro: mostrar 1 MiB de caracteres de controle parava o laço por meio segundo."""
         self.serve()
@@ -4548,13 +4588,30 @@ class TestRawClient(RawTestCase):
         self.assertEqual(client.catalog.mock_calls, [mock.call(server) for server in servers])
 
     def test_twisted_catalog(self):
-        good = b"7 1700000000000000000 um nome\0" + b"0 -1 outro\0"
+        good = b"7 1700000000000000000 um nome\0" + b"0 -1 outro\0" + b"0 0 \x1b]0;x\x07\0"
         for bad in (b"lixo\0", b"1 x nome\0", b"9" * 400 + b" 1 n\0", b"\0\0", b"-5 1 n\0", b"1 1 \0", b"1 1 cortado"):
             client, said = self.bare_client(enter=mock.Mock()), io.StringIO()
             client.fetch = lambda name, sink: sink.write([memoryview(good + bad)])
             with contextlib.redirect_stdout(said):
                 self.assertEqual(client.catalog(None)[:2], ["um nome", "outro"], bad)
             self.assertNotIn("\x1b", said.getvalue())
+
+    def test_wrong_digest_in_a_pipe(self):
+        """O que vai a um cano já foi; que pelo menos o estado de saída diga que chegou errado."""
+        client = self.bare_client(open=mock.Mock(), transfer=mock.Mock(), close=mock.Mock())
+        with self.assertRaisesRegex(self.client_module.Failure, "SHA-256 não confere"):
+            client.fetch(b"x", self.client_module.Memory())
+
+    def test_server_that_says_too_much(self):
+        """O catálogo tem um teto, e uma mensagem sem fim também."""
+        m = self.client_module
+        with mock.patch.object(m, "CATALOG_BYTES", 10), self.assertRaisesRegex(m.Failure, "grande demais"):
+            m.Memory().write([b"x" * 11])
+        parts = [bytes([m.MORE]) + b"x" * 60_000] * 3 + [bytes([m.NOTHING])]
+        client = self.bare_client(heard=0, inbox=bytearray(), ask=mock.Mock(
+            side_effect=[types.SimpleNamespace(payload=part) for part in parts]))
+        client.listen()
+        self.assertEqual(len(client.inbox), m.MESSAGE_MAX)
 
     def test_answers_but_no_block_arrives(self):
         """MTU que não passa no meio do caminho: FICHA vem, DADOS não. Um erro, e não um laço."""
@@ -5299,7 +5356,8 @@ class TestLedProtocolo(LedTestCase):
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                         "-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=localhost", "-addext",
                         "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True, stderr=subprocess.DEVNULL)
-        server = self.serve("--certificado", cert, "--chave", key, "--ca-clientes", cert, constants={"ANSWER_S": 0.2})
+        server = self.serve("--certificado", cert, "--chave", key, "--ca-clientes", cert,
+                            constants={"ANSWER_S": 0.2, "LOGIN_S": 2 * WATCHDOG_S})
         mute, plain = self.connect(server), self.connect(server)  # mudo até o fim: o servidor não espera por ele
         plain.send(b"LED ON\n")
         ours = ("--certificado", cert, "--chave", key)
@@ -5347,15 +5405,21 @@ class TestLedProtocolo(LedTestCase):
     def test_send_escapes_what_the_server_says(self):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             def evil():
-                sock, _ = listener.accept()
-                with sock:
-                    sock.recv(100)
-                    sock.sendall(b"OK \x1b]0;x\x07\n")
+                for text in (b"OK \x1b]0;x\x07\n", b"OK " + b"x" * 999):
+                    with listener.accept()[0] as sock:
+                        sock.recv(100)
+                        sock.sendall(text)
+                        with contextlib.suppress(ConnectionError):
+                            sock.recv(1)  # ele desliga sem esperar pelo fim da linha
             thread = threading.Thread(target=evil)
             thread.start()
-            result = self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", listener.getsockname()[1])
+            wanted = "OK \\x1b]0;x\\x07\n", "OK ".ljust(self.led.LINE_LIMIT, "x") + "\n"
+            for text in wanted:
+                result = self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", listener.getsockname()[1])
+                self.assertEqual(result.text, text)
             thread.join()
-        self.assertEqual(result.text, "OK \\x1b]0;x\\x07\n")
+        typed = self.led.build_parser("enviar").parse_args(["on\nLED OFF"]).comando
+        self.assertNotIn("\n", typed, "um comando é uma linha só")
 
     def dripping(self, head=b""):
         """Um servidor que diz head e depois um byte de cada vez, sem nunca acabar uma linha: (porta, Event do fim)."""
@@ -5717,13 +5781,15 @@ class TestLedBotao(LedTestCase):
         """O fim não espera por um servidor que se cala (nem por um DNS parado), e diz que toques se perderam."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.settimeout(WATCHDOG_S)
-            button = self.button(listener.getsockname()[1], constants={"ANSWER_S": 2 * WATCHDOG_S})
-            button.type("\n\n")
+            button = self.button(listener.getsockname()[1], constants={"ANSWER_S": 2 * WATCHDOG_S, "MAX_PRESSES": 2})
+            button.type("\n")
             with listener.accept()[0] as mute:
                 mute.settimeout(WATCHDOG_S)
                 self.assertEqual(mute.recv(100), b"LED STATUS\n")
+                button.type("\n\n\n")
+                button.expect_error("toque perdido: 2 já esperam entrega")
                 self.assertEqual(button.stop(), 0)
-        self.assertRegex(button.errors(), "por entregar na hora de parar: 2$")
+        self.assertRegex(button.errors(), "por entregar na hora de parar: 3$")
 
     def test_bad_tls_is_told_before_the_first_press(self):
         result = self.run_script("led_gpio.py", "botao", "127.0.0.1", 1, "--gpio", "simulado", "--fifo",
