@@ -606,6 +606,7 @@ def conversation(args):
 
 def send_command(args):
     """A resposta em stdout; depois de LED WATCH, uma linha por mudança até Ctrl+C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
     with conversation(args) as ask:
         print(reply := ask(args.comando), flush=True)
         while reply.startswith("OK") and understand(args.comando.encode())[0] == "LED WATCH":
@@ -673,8 +674,7 @@ def work(args):
         pin = stack.enter_context(taken_pin(args, args.botao, False, True)) if args.acao != "servidor" else None
         if args.fundo:  # só agora, com tudo tomado: o que deu errado até aqui se viu neste terminal
             print(f"em segundo plano; o que diz: tail -f {path}.log", flush=True)
-            child = os.fork()
-            if child:
+            if child := os.fork():
                 os.pwrite(lock, b"%d" % child, 0)
                 os._exit(0)  # sem desfazer nada: a porta, os pinos e a trava agora são do filho
             os.setsid()  # noutra sessão: nem o Ctrl+C nem o fim deste terminal o alcançam
