@@ -703,7 +703,7 @@ class ServerTests:
         """stderr num cano cheio: nenhum cliente espera por ele, nem o fim; e duas threads não misturam linhas."""
         read, write = os.pipe()
         self.addCleanup(os.close, read)
-        server = self.serve("--verbose", prefix=("sh", "-c", f'exec "$@" 2>&{write}', "sh"), pass_fds=(write,))
+        server = self.serve("--verbose", prefix=("sh", "-c", f'exec "$@" 2>/dev/fd/{write}', "sh"), pass_fds=(write,))
         conn = self.connect(server)
         conn.send(b"a")
         conn.expect(b"a")  # as linhas do começo já saíram
