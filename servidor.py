@@ -993,10 +993,12 @@ def serve(args):
     service.tell, engine.report = screen.tell, notes.tell
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, engine.stop)
+    signal.set_wakeup_fd(engine.wake_w.fileno(), warn_on_full_buffer=False)  # acorda até quem ia começar a esperar
     try:
         announce(listener, args)
         engine.run()
     finally:
+        signal.set_wakeup_fd(-1)
         engine.close()
         for console in (screen, notes):
             console.end()

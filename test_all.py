@@ -1270,6 +1270,21 @@ class TestServidorThreads(ServerTests, ScriptTestCase):
             engine.run()
         pin.assert_called_once()
 
+    def test_signal_on_the_way_into_the_wait(self):
+        """Um sinal entre a última olhada do Python e o select() não dormiria com ele: o kernel mesmo acorda o motor."""
+        servidor, woken = load("servidor.py"), []
+
+        def run(engine):
+            woken.append(signal.set_wakeup_fd(-1) == engine.wake_w.fileno())
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        with mock.patch.object(servidor.ThreadEngine, "run", run), mock.patch.object(servidor, "Console"), \
+                mock.patch.object(servidor, "raise_fd_limit", return_value=1), \
+                contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            servidor.serve(servidor.build_parser().parse_args(["127.0.0.1", "0"]))
+        self.assertEqual((woken, signal.set_wakeup_fd(-1)), ([True], -1))
+
     def test_farewell_that_waits_delays_nobody(self):
         """Quem passou do prazo e não lê pode prender a sua própria despedida; nunca a de todos, nem quem chega."""
         server = self.serve_with("""
