@@ -238,7 +238,8 @@ def show_time(ns: float) -> str:
 
 def columns(text: str) -> int:
     """Colunas que o texto ocupa na tela: `日` ocupa duas; um acento que se combina com a letra, nenhuma."""
-    return sum((unicodedata.category(c) != "Mn") + (unicodedata.east_asian_width(c) in "FW") for c in text)
+    return sum((unicodedata.category(c) not in ("Mn", "Me", "Cf")) * (1 + (unicodedata.east_asian_width(c) in "FW"))
+               for c in text)
 
 
 # Conectar.
@@ -260,16 +261,17 @@ def explain_connect(error, host, port, waited):
 
 def connect(args):
     """Conecta, insistindo por --tentar segundos enquanto ninguém atende. Devolve o socket, ou Failure."""
-    begin = time.monotonic()
+    begin, cause = time.monotonic(), None
     for attempt in itertools.count():
-        wait = min(args.espera, max(begin + (args.tentar or args.espera) - time.monotonic(), RETRY_S))
+        left = begin + (args.tentar or args.espera) - time.monotonic()
         try:
-            sock = socket.create_connection((args.endereco, args.porta), wait)
+            sock = socket.create_connection((args.endereco, args.porta), min(args.espera, max(left, RETRY_S)))
             sock.settimeout(None)
             return sock
         except (OSError, UnicodeError) as error:
             spent = time.monotonic() - begin
-            why = explain_connect(error, args.endereco, args.porta, round(spent, 1))
+            cause = cause if attempt and isinstance(error, socket.timeout) else error  # a última, encurtada, diz menos
+            why = explain_connect(cause, args.endereco, args.porta, round(spent, 1))
             if spent >= args.tentar or isinstance(error, (socket.gaierror, UnicodeError)):
                 raise Failure(why)
             if attempt == 0:

@@ -563,7 +563,7 @@ def start(args):
     if not args.apelido and not os.isatty(0):
         with contextlib.closing(Keyboard("")) as keyboard:
             keyboard.start()
-            return max((ask(args, line) for line in iter(keyboard.get, None)), default=0)
+            return max((ask(args, line) for line in iter(keyboard.get, None)), default=0)  # 1, se faltou uma resposta
     prompt = "> " if os.isatty(0) and os.isatty(1) else ""
     with contextlib.closing(Wire(args)) as wire, contextlib.closing(Keyboard(prompt)) as keyboard, \
             contextlib.closing(Conversation(wire, keyboard, args)) as conversation:

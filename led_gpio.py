@@ -608,7 +608,8 @@ def send_command(args):
     """A resposta em stdout; depois de LED WATCH, uma linha por mudança até Ctrl+C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
     with conversation(args) as ask:
-        print(reply := ask(args.comando), flush=True)
+        reply = ask(args.comando)
+        print(reply, flush=True)
         while reply.startswith("OK") and understand(args.comando.encode())[0] == "LED WATCH":
             print(ask(forever=True), flush=True)
     return 0 if reply.startswith("OK") else 1
@@ -625,14 +626,13 @@ def deliver(args, born):
                 return log(f"toque: {wanted} -> {ask(wanted)}", sys.stdout)
         except Failure as error:
             if time.monotonic() - born >= args.validade:
-                return log(f"toque perdido, {args.validade:g} s depois de dado: {error}")
+                return log(f"toque perdido, {time.monotonic() - born:.1f} s depois de dado: {error}")
             log(f"{error}; o toque espera, nova tentativa em {RETRY_S} s")
             time.sleep(RETRY_S)
 
 
 def deliver_all(args, pin, stop):
     """Uma thread conta os toques, outra os entrega, e esta só espera o fim: nem servidor mudo nem DNS o atrasam."""
-    tls_context(args, server=False)  # o que falta ao TLS se diz já, e não ao primeiro toque
     presses, failures = queue.Queue(), queue.Queue()
 
     def count():
@@ -644,22 +644,27 @@ def deliver_all(args, pin, stop):
             failures.put(Failure(f"o botão deixou de responder: {error.strerror}"))
 
     def hand_over():
-        with contextlib.suppress(OSError):  # ninguém mais nos lê (`| head -1`), e log() já pediu o fim
-            while not stop.asked:
-                deliver(args, presses.get())
+        while not stop.asked:
+            press = presses.get()
+            try:
+                deliver(args, press)
+            except OSError as error:  # ninguém mais nos lê (`| head -1`)
+                return failures.put(error)
+            finally:
                 presses.task_done()
 
     counter, courier = (threading.Thread(target=target, daemon=True) for target in (count, hand_over))
     counter.start()
     courier.start()
     log(f"à espera de toques; cada um inverte o LED em {args.endereco} porta {args.porta}")
-    while not stop.asked:
-        with contextlib.suppress(queue.Empty):
-            raise failures.get(timeout=SILENCE_S)
+    while not stop.asked and failures.empty():
+        time.sleep(SILENCE_S)
     courier.join(PARTING_S if presses.unfinished_tasks else 0)  # sem toques, ela dorme à espera de um
     if presses.unfinished_tasks:
         log(f"toques perdidos, por entregar na hora de parar: {presses.unfinished_tasks}")
     counter.join(PARTING_S)
+    if not failures.empty():
+        raise failures.get()
 
 
 def work(args):
@@ -672,6 +677,8 @@ def work(args):
     with contextlib.ExitStack() as stack:
         answer = stack.enter_context(ready_led(args, stop)) if args.acao != "botao" else None
         pin = stack.enter_context(taken_pin(args, args.botao, False, True)) if args.acao != "servidor" else None
+        if pin:
+            tls_context(args, server=False)  # o que falta ao TLS se diz já, e não ao primeiro toque
         if args.fundo:  # só agora, com tudo tomado: o que deu errado até aqui se viu neste terminal
             print(f"em segundo plano; o que diz: tail -f {path}.log", flush=True)
             if child := os.fork():

@@ -708,8 +708,9 @@ def human(size):
 def list_all(client, args):
     problems = []
     for server in client.find(everyone=True):
-        try:
-            client.catalog(server)
+        client.target = server[0]
+        try:  # os 3 s gastos com quem calou não deixam valer a oferta dos outros: pede-se outra
+            client.catalog(client.find()[0] if problems else server)
         except (Failure, ProtocolError) as error:  # o que um não diz, os outros ainda podem dizer
             problems.append(f"{server[0].hex(':')}: {error}")
     if problems:

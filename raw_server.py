@@ -815,7 +815,7 @@ class Server:
         os.close(self.folder)
         if self.ignored:
             self.say("quadros ignorados: " + ", ".join(f"{why} {n}" for why, n in self.ignored.items()), 2)
-        for fd in self.unsaid:
+        for fd in 2, 1:  # as contas primeiro: a 1 pode já não ter quem a leia (EPIPE)
             self.flush(fd)
 
 

@@ -358,7 +358,8 @@ class Http(Service):
             self.answer(client, 400, "Pedido inválido", f"<p>{error}")
 
     def on_timeout(self, client, why):
-        self.answer(client, 408, "Tempo esgotado", f"<p>{why}")
+        if not client.closing:  # pode ter sido atendido enquanto se vinha despedi-lo (ThreadEngine.expire)
+            self.answer(client, 408, "Tempo esgotado", f"<p>{why}")
 
     def show(self, client, method, target, headers):
         rows = "".join(f"<tr><td>{html.escape(name)}<td>{html.escape(escape(value))}\n" for name, value in headers)
@@ -472,7 +473,7 @@ class Engine:
             except BlockingIOError:
                 return  # a fila acabou
             except OSError as error:  # faltam descritores, ou memória: até a próxima varredura, insistir é girar à toa
-                self.exhausted = error.errno != errno.ECONNABORTED  # este só desistiu na fila
+                self.exhausted = not isinstance(error, ConnectionError)  # este só desistiu na fila
                 continue
             name = "{} porta {}".format(*address) if address else "quem já se foi"  # o macOS perde o endereço dele
             if address and is_allowed(address[0], self.args.permitir):
@@ -589,6 +590,7 @@ class ThreadEngine(Engine):
             time.sleep(STOP_GRACE_S / 100)
 
     def admit(self, sock, name):
+        sock.setblocking(True)  # no macOS e no Windows ele herda, de quem escuta, o não esperar
         client = (QueuedClient if self.service.shared else Client)(sock, name)
         self.clients.add(client)
         try:
