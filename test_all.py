@@ -984,8 +984,8 @@ class ServerTests:
     def test_chat_talking_has_no_deadline(self):
         """O prazo é de cada linha: quem nunca para de falar, com uma sempre começada, não passa dele."""
         server = self.serve("--modo", "chat", constants={"LINE_TIMEOUT_S": 0.4, "TICK_S": 0.05})
-        conn, end = self.join(server), time.monotonic() + 1  # o intervalo é o que se testa
-        conn.sock.settimeout(0.05)
+        conn, end = self.join(server), time.monotonic() + 0.8  # o intervalo é o que se testa
+        conn.sock.settimeout(0.02)
         while time.monotonic() < end:
             conn.send(" fim desta\ne o começo de outra")
             with contextlib.suppress(socket.timeout):
@@ -6100,7 +6100,7 @@ class TestTodos(ScriptTestCase):
     @each_script
     def test_help_and_version(self, script):
         """--help e --version, em qualquer codificação: os acentos se perdem, nada quebra."""
-        for encoding in ("utf-8", "ascii", "cp1252"):
+        for encoding in ("ascii", "cp1252"):
             text = self.run_script(script, "--help", env={"PYTHONIOENCODING": encoding, "COLUMNS": "80"}, status=0).text
             self.assertIn("usage", text)
             self.assertLessEqual(max(map(len, text.splitlines())), 80)
