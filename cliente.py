@@ -84,6 +84,7 @@ def number(kind, low, high, unit):
 
 def run(build_parser, action, argv=None):
     """Lê a linha de comando, roda action(args) e devolve o estado de saída: 0, 1 ou 130 (o argparse sai com 2)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="replace")  # saída cp1252 ou ascii: o acento se perde, o programa não
     try:
@@ -649,7 +650,6 @@ def start(args):
 
 
 def main(argv=None):
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
     return run(build_parser, start, argv)
 
 

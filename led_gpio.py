@@ -92,6 +92,7 @@ def number(kind, low, high, unit):
 
 def run(build_parser, action, argv=None):
     """Lê a linha de comando, roda action(args) e devolve o estado de saída: 0, 1 ou 130 (o argparse sai com 2)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="replace")  # saída cp1252 ou ascii: o acento se perde, o programa não
     try:
@@ -606,7 +607,6 @@ def conversation(args):
 
 def send_command(args):
     """A resposta em stdout; depois de LED WATCH, uma linha por mudança até Ctrl+C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
     with conversation(args) as ask:
         reply = ask(args.comando)
         print(reply, flush=True)
