@@ -352,6 +352,21 @@ class ScriptTestCase(unittest.TestCase):
         sock.connect((host, child.port))
         return Conn(self, sock)
 
+    def stderr_nobody_reads(self, *prefix):
+        """(opções de spawn(), função que enche o cano): o stderr do script é um cano que ninguém lê."""
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+
+        def fill():
+            os.set_blocking(write, False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(write, b"x")
+            os.set_blocking(write, True)
+            os.close(write)
+
+        return {"prefix": (*prefix, "sh", "-c", f'exec "$@" 2>/dev/fd/{write}', "sh"), "pass_fds": (write,)}, fill
+
     def until(self, condition, what):
         """Relê um estado que não avisa quando muda (um número em /proc) até valer, sob o cão de guarda."""
         deadline = time.monotonic() + WATCHDOG_S
@@ -704,18 +719,12 @@ class ServerTests:
 
     def test_verbose_that_nobody_reads(self):
         """stderr num cano cheio: nenhum cliente espera por ele, nem o fim; e duas threads não misturam linhas."""
-        read, write = os.pipe()
-        self.addCleanup(os.close, read)
-        server = self.serve("--verbose", prefix=("sh", "-c", f'exec "$@" 2>/dev/fd/{write}', "sh"), pass_fds=(write,))
+        unread, fill = self.stderr_nobody_reads()
+        server = self.serve("--verbose", **unread)
         conn = self.connect(server)
         conn.send(b"a")
         conn.expect(b"a")  # as linhas do começo já saíram
-        os.set_blocking(write, False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                os.write(write, b"x")
-        os.set_blocking(write, True)
-        os.close(write)
+        fill()
         for _ in range(3):
             other = self.connect(server)
             other.send(b"b")
@@ -4181,17 +4190,10 @@ class TestRawServer(RawTestCase):
     def test_verbose_that_nobody_reads(self):
         """Um stderr que ninguém lê perde linhas de --verbose; quem baixa não espera por ele, nem o fim."""
         data = self.film()
-        read, write = os.pipe()
-        self.addCleanup(os.close, read)
-        prefix = (*self.lab.prefix, "sh", "-c", f'exec "$@" 2>/dev/fd/{write}', "sh")
-        server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, "--verbose", prefix=prefix,
-                            pass_fds=(write,), constants={"UNSAID_MAX": 1000})
-        os.set_blocking(write, False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                os.write(write, b"x")
-        os.set_blocking(write, True)
-        os.close(write)
+        unread, fill = self.stderr_nobody_reads(*self.lab.prefix)
+        server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, "--verbose",
+                            constants={"UNSAID_MAX": 1000}, **unread)
+        fill()
         self.client("baixar", "filme.bin", constants={"SILENCE_US": 1_000_000}, timeout=10)
         self.assertEqual((self.home / "filme.bin").read_bytes(), data)
         self.assertEqual(self.stop(server), 0)
