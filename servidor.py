@@ -826,11 +826,12 @@ class TLSStream:
 
     def shutdown(self, how):
         """Envia o close_notify, que no TLS diz "não enviarei mais nada" (RFC 8446, 6.1); ler, ainda se pode."""
-        with self.lock, contextlib.suppress(ssl.SSLError):
-            while not self.early or self.early[-1]:  # antes, põe a salvo o que já chegou: unwrap() jogaria fora
-                self.early.append(self.decrypt(CHUNK))
-        with self.lock, contextlib.suppress(ssl.SSLError):  # WANT_READ: o dele ainda não veio, mas o nosso já vai
-            self.tls.unwrap()
+        with self.lock:  # uma vez só: o que a outra thread trouxesse entre os dois passos se perderia
+            with contextlib.suppress(ssl.SSLError):
+                while not self.early or self.early[-1]:  # antes, põe a salvo o que já chegou: unwrap() jogaria fora
+                    self.early.append(self.decrypt(CHUNK))
+            with contextlib.suppress(ssl.SSLError):  # WANT_READ: o dele ainda não veio, mas o nosso já vai
+                self.tls.unwrap()
         self.sendall(b"")
 # --- fim do bloco comum: tls ---
 

@@ -1574,6 +1574,26 @@ class TestTLS(ScriptTestCase):
             server.shutdown(socket.SHUT_WR)
             self.assertEqual(b"".join(iter(lambda: client.recv(100), b"")), b"antes depois")
 
+    def test_shutdown_lets_nobody_in(self):
+        """O que a outra thread traz da rede enquanto o close_notify se prepara também se lê."""
+        with self.streams() as (server, client):
+            server.sendall(b"no meio")
+            arrived, lock = [client.raw.recv(1 << 16)], client.lock
+
+            class Contended:
+                """Mal a trava se solta, a outra thread entra e entrega o que chegou, como em feed()."""
+                __enter__ = staticmethod(lock.acquire)
+
+                def __exit__(self, *_):
+                    while arrived:
+                        client.incoming.write(arrived.pop())
+                    lock.release()
+
+            client.lock = Contended()
+            client.shutdown(socket.SHUT_WR)
+            server.shutdown(socket.SHUT_WR)
+            self.assertEqual(b"".join(iter(lambda: client.recv(100), b"")), b"no meio")
+
     def test_one_thread_at_a_time_in_openssl(self):
         """O OpenSSL só é tocado com a trava; a rede, nunca com ela, e só um escreve nela de cada vez."""
         class Watched:
