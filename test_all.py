@@ -100,6 +100,15 @@ def can(*command):
         return False
 
 
+def free_port(kind=socket.SOCK_STREAM):
+    """Uma porta livre abaixo da faixa de onde o kernel sorteia (32768 em diante no Linux, 49152 na IANA): quem a larga
+    e a toma de novo, ou conta com ela vazia, não a perde para uma conexão ou um servidor de outro programa."""
+    while True:
+        with socket.socket(socket.AF_INET, kind) as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", random.SystemRandom().randrange(10000, 32768)))
+            return sock.getsockname()[1]
+
+
 class Output:
     """O que chega de um descritor, acumulado por uma thread: espera-se por um trecho, nunca por um tempo."""
 
@@ -756,13 +765,14 @@ class ServerTests:
 
     def test_restart_at_once_on_the_same_port(self):
         """Parado com clientes conectados, sobe de novo na mesma porta, na hora (SO_REUSEADDR)."""
-        server = self.serve()
-        conn = self.connect(server)
-        conn.send(b"oi")
-        conn.expect(b"oi")
-        self.stop(server)
-        again = self.spawn("servidor.py", "127.0.0.1", server.port, "--motor", self.motor)
-        self.assertEqual(again.port, server.port)
+        port = free_port()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            server = self.spawn("servidor.py", "127.0.0.1", port, "--motor", self.motor)
+            self.assertEqual(server.port, port)
+            conn = self.connect(server)
+            conn.send(b"oi")
+            conn.expect(b"oi")
+            self.stop(server, number)
 
     def test_systemd_socket_activation(self):
         """O systemd abre o socket e o entrega no descritor 3, com LISTEN_PID e LISTEN_FDS."""
@@ -1228,8 +1238,7 @@ class ServerTests:
     def test_output_closed_from_birth(self):
         """`./servidor.py --modo chat >&-`: sem onde mostrar a conversa, a sala funciona."""
         starter = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         server = self.spawn("servidor.py", "127.0.0.1", port, "--modo", "chat", "--motor", self.motor, ready=None,
                             prefix=(sys.executable, "-c", starter))
         server.expect_error("motor")
@@ -2571,9 +2580,10 @@ class TestServidorUDP(UDPTestCase):
         """Um datagrama forjado põe dois ecos a conversar: com o primeiro parado, seu remetente dá lugar ao segundo."""
         first = self.spawn("servidor_udp.py", "127.0.0.1", "0")
         first.kill(signal.SIGSTOP)
-        with self.peer(first) as forged:
-            port = forged.getsockname()[1]
-            forged.send(b"pingue-pongue")
+        port = free_port(socket.SOCK_DGRAM)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forged:
+            forged.bind(("127.0.0.1", port))
+            forged.sendto(b"pingue-pongue", (first.host, first.port))
         second = self.spawn("servidor_udp.py", "127.0.0.1", port)
         first.kill(signal.SIGCONT)
         deadline = time.monotonic() + WATCHDOG_S
@@ -2626,10 +2636,9 @@ class TestServidorUDP(UDPTestCase):
 
     def test_stop_and_start_again(self):
         """Ctrl+C e SIGTERM são o mesmo fim; a porta fica livre na hora."""
-        port = 0
+        port = free_port(socket.SOCK_DGRAM)
         for number in (signal.SIGINT, signal.SIGTERM):
             server = self.spawn("servidor_udp.py", "127.0.0.1", port)
-            port = server.port
             self.ask(self.peer(server), b"oi")
             start = time.monotonic()
             self.assertEqual(server.stop(number), 0)
@@ -3057,9 +3066,7 @@ class TestClienteUDP(UDPTestCase):
 
     def nobody(self):
         """Um endereço em que ninguém escuta."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.bind(("127.0.0.1", 0))
-            return "127.0.0.1", str(sock.getsockname()[1])
+        return "127.0.0.1", str(free_port(socket.SOCK_DGRAM))
 
     def test_questions(self):
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
@@ -5162,7 +5169,8 @@ class TestLedProtocolo(LedTestCase):
 
     def test_fifty_clients_in_any_state_and_a_restart(self):
         """SIGTERM com 50 clientes em vários estados: acaba com 0; e a mesma porta abre de novo em seguida."""
-        server = self.serve("--ocioso", 60)
+        port = free_port()
+        server = self.spawn("led_gpio.py", "127.0.0.1", port, "--gpio", "simulado", "--ocioso", 60)
         conns = [self.watch(server)] + [self.connect(server) for _ in range(49)]
         for conn, data in zip(conns[1:], itertools.cycle((b"", b"LED O", b"LED STATUS\n", b"x" * 9999))):
             conn.send(data)
@@ -5170,7 +5178,7 @@ class TestLedProtocolo(LedTestCase):
         begin = time.monotonic()
         server.stop()
         self.assertLess(time.monotonic() - begin, 10)  # promete 2 s; a folga é para uma máquina lenta
-        again = self.spawn("led_gpio.py", "127.0.0.1", server.port, "--gpio", "simulado")
+        again = self.spawn("led_gpio.py", "127.0.0.1", port, "--gpio", "simulado")
         self.assertEqual(self.ask(again, b"LED STATUS"), b"OK LED OFF")
 
     def test_more_clients_than_places(self):
@@ -5835,12 +5843,13 @@ class TestLedBotao(LedTestCase):
 
     def test_server_away_and_back(self):
         """Sem servidor: diz, insiste, e entrega quando ele volta."""
-        server = self.serve()
-        button = self.button(server.port)
+        port = free_port()
+        server = self.spawn("led_gpio.py", "127.0.0.1", port, "--gpio", "simulado")
+        button = self.button(port)
         server.stop()
         button.type("\n")
         button.expect_error("ninguém escuta.*o toque espera, nova tentativa")
-        back = self.spawn("led_gpio.py", "127.0.0.1", server.port, "--gpio", "simulado")
+        back = self.spawn("led_gpio.py", "127.0.0.1", port, "--gpio", "simulado")
         button.expect("^toque: LED ON -> OK LED ON$")
         self.assertEqual(self.ask(back, b"LED STATUS"), b"OK LED ON")
 
@@ -6006,7 +6015,7 @@ class TestLedSimulado(LedTestCase):
     def start(self, *args):
         """(ambiente, FIFO, argumentos) de um `iniciar` que não mexe na casa de ninguém."""
         fifo = self.folder() / "fifo"
-        args = ("iniciar", "127.0.0.1", 0, "--gpio", "simulado", "--fifo", fifo, *args)
+        args = ("iniciar", "127.0.0.1", free_port(), "--gpio", "simulado", "--fifo", fifo, *args)
         return {"HOME": str(self.folder())}, fifo, args
 
     def test_start_both(self):
