@@ -268,6 +268,9 @@ def connect(args):
         left = begin + (args.tentar or args.espera) - time.monotonic()
         try:
             sock = socket.create_connection((args.endereco, args.porta), min(args.espera, max(left, RETRY_S)))
+            if sock.getsockname()[1] == args.porta and sock.getsockname() == sock.getpeername():
+                sock.close()  # ninguém escutava, e o kernel sorteou para nós a porta dele: falaríamos sozinhos
+                raise ConnectionRefusedError
             sock.settimeout(None)
             return sock
         except (OSError, UnicodeError) as error:
@@ -320,9 +323,8 @@ class Sender(threading.Thread):
 
     def __init__(self, sock, chunks):
         super().__init__(daemon=True)  # presa num teclado mudo, não impede o programa de acabar
-        self.sock, self.chunks = sock, chunks
+        self.sock, self.chunks, self.lost = sock, chunks, None  # lost: o que impediu de enviar tudo
         self.server_left = False  # a thread principal avisa que o servidor fechou
-        self.lost = None  # o que impediu de enviar tudo
 
     def read(self):
         """Uma entrada que não se deixa ler acaba ali, como se fosse o fim dela: o que já seguiu ainda terá resposta."""

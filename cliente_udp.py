@@ -143,8 +143,7 @@ def socket_address(host, port):
 
 # Protocolo: bytes entram, bytes saem.
 
-PING = struct.Struct("!4sII")
-PING_FILL = bytes(range(256))
+PING, PING_FILL = struct.Struct("!4sII"), bytes(range(256))
 
 
 def encode_ping(session: int, seq: int, size: int) -> bytes:
@@ -237,6 +236,8 @@ class Wire:
                 with contextlib.suppress(OSError):  # ENOBUFS onde o sistema recusa em vez de dar o que pode
                     self.sock.setsockopt(socket.SOL_SOCKET, option, QUEUE_BYTES)
             self.sock.connect(address)
+            if self.sock.getsockname() == self.sock.getpeername():
+                raise ConnectionRefusedError  # o kernel sorteou para nós a porta vazia do destino: falaríamos sozinhos
             self.sock.setblocking(False)
             self.limit = min(MAX_PAYLOAD[family], self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
         except OSError as error:
@@ -294,8 +295,7 @@ class Wire:
 
 def ask(args, question):
     """Manda a pergunta e mostra a resposta; devolve 0, ou 1 se ela não veio. Failure a um erro da rede.
-    Cada pergunta sai de um socket novo, e portanto de uma porta nova: a resposta atrasada de uma pergunta anterior
-    chega a uma porta que já fechou, e nunca é tomada pela resposta desta. (O DNS faz o mesmo.)"""
+    Cada pergunta sai de um socket novo, de outra porta: a resposta atrasada da anterior não acha dono. (Como o DNS.)"""
     with contextlib.closing(Wire(args)) as wire:
         for left in reversed(range(args.tentativas)):
             answer = exchange(wire, question, hurry=left == 0)

@@ -1731,6 +1731,21 @@ class TestCliente(ScriptTestCase):
                 self.assertRaisesRegex(cliente.Failure, "ninguém escuta"):
             cliente.connect(args)
 
+    def test_never_talks_to_itself(self):
+        """Sem ninguém na porta, o kernel pode sortear justo ela para o cliente: isso é uma recusa, não um eco."""
+        cliente, tries = load("cliente.py"), []
+
+        def alone(address, timeout):
+            tries.append(socket.socket())
+            tries[-1].bind(address)
+            tries[-1].connect(address)
+            return tries[-1]
+        args = cliente.build_parser().parse_args(["127.0.0.1", str(free_port())])
+        with mock.patch.object(cliente.socket, "create_connection", alone), \
+                self.assertRaisesRegex(cliente.Failure, "ninguém escuta"):
+            cliente.connect(args)
+        self.assertEqual([sock.fileno() for sock in tries], [-1], "a porta não fica presa ao cliente")
+
     def test_pipe_is_exact(self):
         """64 MiB pelo eco, de um cano a outro: cópia idêntica. Um cliente que só envia trava antes de 8 MiB."""
         server = self.spawn("servidor.py", "127.0.0.1", 0)
@@ -3086,6 +3101,20 @@ class TestClienteUDP(UDPTestCase):
             self.assertEqual(result.err.count("\n"), 1, result)
             for words in ("ninguém escuta", "saiu", "TCP", "./servidor_udp.py"):
                 self.assertIn(words, result.err)
+
+    def test_never_talks_to_itself(self):
+        """Sem ninguém na porta, o kernel pode sortear justo ela para o cliente: o que ele mandasse voltaria a ele."""
+        module, made = load("cliente_udp.py"), []
+
+        class Alone(socket.socket):
+            def connect(self, address):
+                made.append(self)
+                self.bind(address)
+                super().connect(address)
+        with mock.patch.object(module.socket, "socket", Alone), \
+                self.assertRaisesRegex(module.Failure, "ninguém escuta"):
+            module.Wire(module.build_parser().parse_args([*self.nobody()]))
+        self.assertEqual([sock.fileno() for sock in made], [-1])
 
     def test_silence(self):
         mute = self.peer()
