@@ -1294,12 +1294,24 @@ class TestServidorThreads(ServerTests, ScriptTestCase):
             engine.admit(sock, "x")
         self.assertTrue(sock.getblocking())
 
+    def test_what_thousands_of_threads_need(self):
+        """Pilha: o 3.14 guarda 32 KiB dela para si, e dos 64 que bastavam antes não sobra para TLS nem HTTP.
+        Vez: com os 5 ms do padrão, 9 mil clientes de uma vez param o servidor (4 vezes em 5); com 100 ms, nunca."""
+        servidor, engine = self.engine()
+        engine.stopping = True
+        with mock.patch.object(servidor.threading, "stack_size") as stack, \
+                mock.patch.object(servidor.sys, "setswitchinterval") as switch:
+            engine.run()
+        self.assertGreaterEqual(stack.call_args[0][0], (64 + 32) * 1024)
+        self.assertGreaterEqual(switch.call_args[0][0], 0.1)
+
     def test_pinning_is_only_for_speed(self):
         """Onde não deixam escolher a CPU (um sandbox), o servidor roda do mesmo jeito."""
         servidor, engine = self.engine()
         engine.stopping = True
         with mock.patch.object(servidor.os, "sched_setaffinity", side_effect=PermissionError, create=True) as pin, \
-                mock.patch.object(servidor.threading, "stack_size"):
+                mock.patch.object(servidor.threading, "stack_size"), \
+                mock.patch.object(servidor.sys, "setswitchinterval"):
             engine.run()
         pin.assert_called_once()
 
