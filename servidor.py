@@ -49,7 +49,7 @@ import time
 import traceback
 
 CHUNK = 512 * 1024  # bytes por leitura: menos idas ao kernel num fluxo grande; quem manda pouco não paga por isso
-FIRST_CHUNK = 1024  # no motor de threads cada leitura aloca; começa pequena, e dobra para quem a enche
+FIRST_CHUNK = 256  # no motor de threads cada leitura aloca: sem malloc() até uns 470 bytes; dobra para quem a enche
 SHARED_CHUNK = 4 * 1024  # numa sala, quem cola mil linhas fala aos poucos, e os outros também são ouvidos
 EVENTS = 64  # avisos por epoll_wait(): com mil clientes ocupados, listas curtas não saem do cache (medido: 5 % a mais)
 BACKLOG = 4096  # conexões prontas que esperam o accept(); o kernel corta no seu próprio limite (somaxconn)
@@ -648,17 +648,16 @@ class ThreadEngine(Engine):
 
 class EpollClient(Client):
     """Nunca espera: o que não coube no kernel fica em `outbox` até o epoll dizer que cabe."""
-    __slots__ = ("poller", "recv_into", "write", "outbox", "eof")
+    __slots__ = ("poller", "outbox", "eof")
 
     def __init__(self, sock, name, poller):
         super().__init__(sock, name)
-        self.recv_into, self.write = sock.recv_into, sock.send  # métodos já ligados: uma busca a menos por mensagem
         self.poller, self.outbox, self.eof = poller, b"", False
 
     def send(self, data):
         if not self.outbox:
             try:
-                sent = self.write(data)  # quase sempre cabe inteiro: não é preciso perguntar antes
+                sent = self.sock.send(data)  # quase sempre cabe inteiro: não é preciso perguntar antes
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -682,6 +681,7 @@ class EpollEngine(Engine):
     def run(self):
         self.poller, self.by_fd, self.listening = select.epoll(), {}, True
         for sock in (self.wake_r, self.listener):
+            self.by_fd[sock.fileno()] = None  # estes dois não são clientes
             self.poller.register(sock, select.EPOLLIN)
         threading.Thread(target=self.tick, daemon=True).start()
         self.loop()
@@ -696,8 +696,8 @@ class EpollEngine(Engine):
         data = view = memoryview(buffer)
         while not self.stopping:
             others = False
-            for fd, event in poll(-1, EVENTS):  # sem prazo, que custa 0,2 µs por volta: quem acorda o laço é tick()
-                client = by_fd.get(fd)
+            for fd, event in poll(None, EVENTS):  # sem prazo, que custa 0,2 µs por volta: quem acorda o laço é tick()
+                client = by_fd[fd]
                 if client is None:
                     others = True
                     continue
@@ -705,7 +705,7 @@ class EpollEngine(Engine):
                     if event & writable:
                         self.flush(client)
                         continue
-                    size = client.recv_into(buffer)
+                    size = client.sock.recv_into(buffer)
                     if not size:
                         self.hang_up(client, "saiu")
                         continue
@@ -745,7 +745,7 @@ class EpollEngine(Engine):
 
     def flush(self, client):
         """Cabe mais: envia o que estava guardado e, quando acabar, volta a ler."""
-        del client.outbox[:client.write(client.outbox)]
+        del client.outbox[:client.sock.send(client.outbox)]
         client.seen = True
         if client.outbox:
             return
