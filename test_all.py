@@ -1290,7 +1290,7 @@ class TestServidorThreads(ServerTests, ScriptTestCase):
         self.addCleanup(sock.close)
         self.addCleanup(peer.close)
         sock.setblocking(False)
-        with mock.patch.object(servidor.threading, "Thread"):
+        with mock.patch.object(servidor._thread, "start_new_thread"):
             engine.admit(sock, "x")
         self.assertTrue(sock.getblocking())
 
