@@ -26,8 +26,7 @@ Qualquer serviço roda em qualquer motor, e um serviço novo são poucas linhas:
         def on_data(self, client, data):
             client.send(bytes(data).upper())
 
-O que ele não faz: não guarda nada em disco, não limita a velocidade de um cliente e, sem --certificado, não cifra nem
-sabe quem está do outro lado.
+O que ele não faz: guardar algo em disco, limitar a velocidade de um cliente e, sem --certificado, cifrar a conversa.
 """
 import _thread
 import argparse
@@ -575,10 +574,11 @@ class ThreadEngine(Engine):
         sys.setswitchinterval(SWITCH_S)
         if hasattr(os, "sched_setaffinity") and getattr(sys, "_is_gil_enabled", lambda: True)() and not self.args.tls:
             # O GIL só deixa andar uma thread de Python por vez; espalhadas por várias CPUs, passar a vez de uma a outra
-            # custa mais do que o trabalho (medido: 0,35 de um servidor em C; assim, 0,9 a 1). O TLS cifra sem o GIL.
+            # custa mais do que o trabalho (medido: 0,35 de um servidor em C; assim, 0,8 a 1). O TLS cifra sem o GIL.
             cpus = sorted(os.sched_getaffinity(0))
-            with contextlib.suppress(OSError):  # um sandbox pode não deixar
+            with contextlib.suppress(OSError, AttributeError):  # um sandbox pode não deixar; SCHED_BATCH é do Linux
                 os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # nem quem acorda a toma de quem tem o GIL
         threading.Thread(target=self.tick, daemon=True).start()
         while not self.stopping:
             select.select([self.wake_r] + [self.listener] * self.has_room(), [], [])
@@ -599,7 +599,7 @@ class ThreadEngine(Engine):
         try:
             if self.service.shared:
                 client.outbox.start()
-            _thread.start_new_thread(self.converse, (client,))  # Thread.start() a esperaria nascer: 2x menos conexões/s
+            _thread.start_new_thread(self.converse, (client,))  # Thread.start() a espera nascer, e a fila não anda
         except RuntimeError:  # o sistema não dá mais threads: este se perde, e os próximos esperam na fila
             self.args.max_clientes = max(1, len(self.clients) - 1)
             self.part(client, f"desligado: não há threads para mais de {self.args.max_clientes} clientes")

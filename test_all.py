@@ -1296,14 +1296,20 @@ class TestServidorThreads(ServerTests, ScriptTestCase):
 
     def test_what_thousands_of_threads_need(self):
         """Pilha: o 3.14 guarda 32 KiB dela para si, e dos 64 que bastavam antes não sobra para TLS nem HTTP.
-        Vez: com os 5 ms do padrão, 9 mil clientes de uma vez param o servidor (4 vezes em 5); com 100 ms, nunca."""
+        Vez: com os 5 ms do padrão, 9 mil clientes de uma vez param o servidor (4 vezes em 5); com 100 ms, nunca.
+        SCHED_BATCH: sem ele, de mil clientes que não param de falar, às vezes dezenas esperam mais de um segundo."""
         servidor, engine = self.engine()
         engine.stopping = True
         with mock.patch.object(servidor.threading, "stack_size") as stack, \
-                mock.patch.object(servidor.sys, "setswitchinterval") as switch:
+                mock.patch.object(servidor.sys, "setswitchinterval") as switch, \
+                mock.patch.object(servidor.os, "sched_setaffinity", create=True) as pin, \
+                mock.patch.object(servidor.os, "sched_setscheduler", create=True) as schedule:
             engine.run()
         self.assertGreaterEqual(stack.call_args[0][0], (64 + 32) * 1024)
         self.assertGreaterEqual(switch.call_args[0][0], 0.1)
+        self.assertEqual(len(pin.call_args[0][1]), 1)
+        if hasattr(os, "SCHED_BATCH"):
+            self.assertEqual(schedule.call_args[0][1], os.SCHED_BATCH)
 
     def test_pinning_is_only_for_speed(self):
         """Onde não deixam escolher a CPU (um sandbox), o servidor roda do mesmo jeito."""
