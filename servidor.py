@@ -53,7 +53,7 @@ SHARED_CHUNK = 4 * 1024  # numa sala, quem cola mil linhas fala aos poucos, e os
 EVENTS = 64  # avisos por epoll_wait(): com mil clientes ocupados, listas curtas não saem do cache (medido: 5 % a mais)
 BACKLOG = 4096  # conexões prontas que esperam o accept(); o kernel corta no seu próprio limite (somaxconn)
 STACK_SIZE = 256 * 1024  # bytes de pilha por thread: o padrão reserva 8 MiB, e o Python 3.14 guarda para si 32 KiB dela
-SWITCH_S = 0.1  # quem espera pelo GIL acorda a cada tanto e o pede; com os 5 ms do padrão, 6 mil não fazem outra coisa
+SWITCH_S = 50e-6  # por thread: quem espera pelo GIL acorda a cada tanto; a cada 5 ms, 6 mil não fazem outra coisa
 TICK_S = 1.0  # de quanto em quanto tempo os prazos são conferidos
 STOP_GRACE_S = 1.5  # no fim, quanto se espera pelas threads dos clientes
 FD_RESERVE = 16  # descritores que não são de clientes: terminal, escuta, epoll, certificados
@@ -571,7 +571,6 @@ class ThreadEngine(Engine):
 
     def run(self):
         threading.stack_size(STACK_SIZE)
-        sys.setswitchinterval(SWITCH_S)
         if hasattr(os, "sched_setaffinity") and getattr(sys, "_is_gil_enabled", lambda: True)() and not self.args.tls:
             # O GIL só deixa andar uma thread de Python por vez; espalhadas por várias CPUs, passar a vez de uma a outra
             # custa mais do que o trabalho (medido: 0,35 de um servidor em C; assim, 0,8 a 1). O TLS cifra sem o GIL.
@@ -596,6 +595,7 @@ class ThreadEngine(Engine):
         sock.setblocking(True)  # no macOS e no Windows ele herda, de quem escuta, o não esperar
         client = (QueuedClient if self.service.shared else Client)(sock, name)
         self.clients.add(client)
+        sys.setswitchinterval(max(0.005, SWITCH_S * len(self.clients)))
         try:
             if self.service.shared:
                 client.outbox.start()

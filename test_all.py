@@ -1290,23 +1290,30 @@ class TestServidorThreads(ServerTests, ScriptTestCase):
         self.addCleanup(sock.close)
         self.addCleanup(peer.close)
         sock.setblocking(False)
-        with mock.patch.object(servidor._thread, "start_new_thread"):
+        with mock.patch.object(servidor._thread, "start_new_thread"), \
+                mock.patch.object(servidor.sys, "setswitchinterval"):
             engine.admit(sock, "x")
         self.assertTrue(sock.getblocking())
 
     def test_what_thousands_of_threads_need(self):
         """Pilha: o 3.14 guarda 32 KiB dela para si, e dos 64 que bastavam antes não sobra para TLS nem HTTP.
-        Vez: com os 5 ms do padrão, 9 mil clientes de uma vez param o servidor (4 vezes em 5); com 100 ms, nunca.
+        Vez: com os 5 ms do padrão, 9 mil clientes de uma vez param o servidor (4 vezes em 5); com 450, nunca.
         SCHED_BATCH: sem ele, de mil clientes que não param de falar, às vezes dezenas esperam mais de um segundo."""
         servidor, engine = self.engine()
-        engine.stopping = True
+        engine.stopping, engine.clients = True, mock.MagicMock()
         with mock.patch.object(servidor.threading, "stack_size") as stack, \
                 mock.patch.object(servidor.sys, "setswitchinterval") as switch, \
+                mock.patch.object(servidor._thread, "start_new_thread"), \
                 mock.patch.object(servidor.os, "sched_setaffinity", create=True) as pin, \
                 mock.patch.object(servidor.os, "sched_setscheduler", create=True) as schedule:
+            for count in (1, 9000):
+                engine.clients.__len__.return_value = count
+                engine.admit(mock.Mock(), "x")
+            engine.clients = set()
             engine.run()
         self.assertGreaterEqual(stack.call_args[0][0], (64 + 32) * 1024)
-        self.assertGreaterEqual(switch.call_args[0][0], 0.1)
+        few, many = (call[0][0] for call in switch.call_args_list)
+        self.assertEqual((few, many > 0.4), (0.005, True))
         self.assertEqual(len(pin.call_args[0][1]), 1)
         if hasattr(os, "SCHED_BATCH"):
             self.assertEqual(schedule.call_args[0][1], os.SCHED_BATCH)
@@ -1316,8 +1323,7 @@ class TestServidorThreads(ServerTests, ScriptTestCase):
         servidor, engine = self.engine()
         engine.stopping = True
         with mock.patch.object(servidor.os, "sched_setaffinity", side_effect=PermissionError, create=True) as pin, \
-                mock.patch.object(servidor.threading, "stack_size"), \
-                mock.patch.object(servidor.sys, "setswitchinterval"):
+                mock.patch.object(servidor.threading, "stack_size"):
             engine.run()
         pin.assert_called_once()
 
