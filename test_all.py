@@ -575,8 +575,8 @@ class ServerTests:
     """O que vale nos dois motores. As subclasses dizem qual."""
     motor = None
 
-    def serve(self, *args, host="127.0.0.1", **options):
-        return self.spawn("servidor.py", host, 0, "--motor", self.motor, *args, **options)
+    def serve(self, *args, host="127.0.0.1", port=0, **options):
+        return self.spawn("servidor.py", host, port, "--motor", self.motor, *args, **options)
 
     def join(self, server, nick=None, rcvbuf=None):
         """Entra no chat, com este apelido."""
@@ -767,7 +767,7 @@ class ServerTests:
         """Parado com clientes conectados, sobe de novo na mesma porta, na hora (SO_REUSEADDR)."""
         port = free_port()
         for number in (signal.SIGTERM, signal.SIGINT):
-            server = self.spawn("servidor.py", "127.0.0.1", port, "--motor", self.motor)
+            server = self.serve(port=port)
             self.assertEqual(server.port, port)
             conn = self.connect(server)
             conn.send(b"oi")
@@ -1239,8 +1239,7 @@ class ServerTests:
         """`./servidor.py --modo chat >&-`: sem onde mostrar a conversa, a sala funciona."""
         starter = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
         port = free_port()
-        server = self.spawn("servidor.py", "127.0.0.1", port, "--modo", "chat", "--motor", self.motor, ready=None,
-                            prefix=(sys.executable, "-c", starter))
+        server = self.serve("--modo", "chat", port=port, ready=None, prefix=(sys.executable, "-c", starter))
         server.expect_error("motor")
         server.host, server.port = "127.0.0.1", port
         self.join(server, "ana")
@@ -5029,8 +5028,8 @@ class LedTestCase(ScriptTestCase):
         constants = {"SILENCE_S": 0.05, "WAKE_S": 0.1, "RETRY_S": 0.05, "PARTING_S": 0.1, **(constants or {})}
         return super().spawn(script, *args, constants=constants, **options)
 
-    def serve(self, *args, **options):
-        return self.spawn("led_gpio.py", "127.0.0.1", 0, "--gpio", "simulado", *args, **options)
+    def serve(self, *args, port=0, **options):
+        return self.spawn("led_gpio.py", "127.0.0.1", port, "--gpio", "simulado", *args, **options)
 
     def ask(self, server, command):
         """Um cliente novo, um comando, a resposta."""
@@ -5223,7 +5222,7 @@ class TestLedProtocolo(LedTestCase):
     def test_fifty_clients_in_any_state_and_a_restart(self):
         """SIGTERM com 50 clientes em vários estados: acaba com 0; e a mesma porta abre de novo em seguida."""
         port = free_port()
-        server = self.spawn("led_gpio.py", "127.0.0.1", port, "--gpio", "simulado", "--ocioso", 60)
+        server = self.serve("--ocioso", 60, port=port)
         conns = [self.watch(server)] + [self.connect(server) for _ in range(49)]
         for conn, data in zip(conns[1:], itertools.cycle((b"", b"LED O", b"LED STATUS\n", b"x" * 9999))):
             conn.send(data)
@@ -5231,7 +5230,7 @@ class TestLedProtocolo(LedTestCase):
         begin = time.monotonic()
         server.stop()
         self.assertLess(time.monotonic() - begin, 10)  # promete 2 s; a folga é para uma máquina lenta
-        again = self.spawn("led_gpio.py", "127.0.0.1", port, "--gpio", "simulado")
+        again = self.serve(port=port)
         self.assertEqual(self.ask(again, b"LED STATUS"), b"OK LED OFF")
 
     def test_more_clients_than_places(self):
@@ -5897,12 +5896,12 @@ class TestLedBotao(LedTestCase):
     def test_server_away_and_back(self):
         """Sem servidor: diz, insiste, e entrega quando ele volta."""
         port = free_port()
-        server = self.spawn("led_gpio.py", "127.0.0.1", port, "--gpio", "simulado")
+        server = self.serve(port=port)
         button = self.button(port)
         server.stop()
         button.type("\n")
         button.expect_error("ninguém escuta.*o toque espera, nova tentativa")
-        back = self.spawn("led_gpio.py", "127.0.0.1", port, "--gpio", "simulado")
+        back = self.serve(port=port)
         button.expect("^toque: LED ON -> OK LED ON$")
         self.assertEqual(self.ask(back, b"LED STATUS"), b"OK LED ON")
 
@@ -6184,7 +6183,7 @@ class TestTodos(ScriptTestCase):
     @each_script
     def test_help_and_version(self, script):
         """--help e --version, em qualquer codificação: os acentos se perdem, nada quebra."""
-        for encoding in ("ascii", "cp1252"):
+        for encoding in ("utf-8", "ascii", "cp1252"):
             text = self.run_script(script, "--help", env={"PYTHONIOENCODING": encoding, "COLUMNS": "80"}, status=0).text
             self.assertIn("usage", text)
             self.assertLessEqual(max(map(len, text.splitlines())), 80)
