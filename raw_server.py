@@ -1,24 +1,42 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Servidor de filmes sem IP, sem TCP e sem UDP: o nosso próprio protocolo, direto no quadro Ethernet.
+"""Servidor de filmes sem IP, sem TCP e sem UDP: o nosso protocolo, direto no quadro Ethernet.
 
     mkdir videos; mv filme.mp4 videos/
-    sudo ./raw_server.py                          # em um terminal (interface lo; outra: ./raw_server.py eth0)
-    sudo ./raw_client.py lo baixar filme.mp4      # em outro, ou em outra máquina do mesmo cabo ou switch
+    sudo ./raw_server.py                        em um terminal (em lo; em outra: ./raw_server.py eth0)
+    sudo ./raw_client.py lo baixar filme.mp4    em outro, ou em outra máquina do mesmo switch
 
 Um quadro (frame). O selo cobre do tipo ao fim dos dados; o que vier depois dele é enchimento:
 
-     0        6        12     14   15   16    18       22       26         34           34+n
-    +--------+--------+------+----+----+-----+--------+--------+----------+------------+----------+
-    |destino |origem  |0x88B5|tipo|ver.|  n  | sessão | bloco  | relógio  | n bytes de | selo     |
-    | 6      | 6      | 2    | 1  | 1  | 2   | 4      | 4      | 8, em µs | dados      | 4 ou 16  |
-    +--------+--------+------+----+----+-----+--------+--------+----------+------------+----------+
+     0        6        12     14   15   16   18       22       26         34           34+n
+    +--------+--------+------+----+----+----+--------+--------+----------+------------+---------+
+    |destino |origem  |0x88B5|tipo|ver.| n  | sessão | bloco  | relógio  | n bytes de | selo    |
+    | 6      | 6      | 2    | 1  | 1  | 2  | 4      | 4      | 8, em µs | dados      | 4 ou 16 |
+    +--------+--------+------+----+----+----+--------+--------+----------+------------+---------+
 
-O cliente diz OLÁ, ABRE um arquivo e CONFIRMA o que chega; o servidor responde EIS-ME, FICHA e DADOS. Cada CONFIRMA
-ecoa o relógio do quadro mais novo que chegou: o que saiu claramente antes dele e não chegou, perdeu-se.
+O cliente diz OLÁ, ABRE um arquivo e CONFIRMA o que chega: o servidor diz EIS-ME, FICHA e DADOS.
+O servidor ingênuo envia um bloco e, antes do seguinte, espera a confirmação (stop and wait):
 
-O que ele não faz: não cifra (com --chave-arquivo todo quadro é autenticado, mas quem escuta o cabo lê tudo) e não
-atravessa roteador, que só encaminha IP: as duas pontas ficam no mesmo enlace.
+    for block, piece in enumerate(pieces):
+        confirmed = False
+        while not confirmed:
+            sock.send(pack_frame(seal, client, mine, DATA, session, block, clock(), piece))
+            with contextlib.suppress(socket.timeout):
+                confirmed = unpack_frame(seal, sock.recv(2048)).block > block
+
+O que lhe falta, e cada parte deste arquivo cura uma falta:
+
+    1  um quadro com um bit virado acaba com ele ........... ProtocolError, unpack_frame
+    2  um bloco perdido só se nota quando o prazo acaba .... Flights
+    3  um bloco por volta: com 20 ms de ida, 0,3 Mbit/s .... Sender, Plan
+    4  mais longe do que o seu prazo, repete tudo .......... Path
+    5  o filme inteiro na memória, e um só ................. Source, Listing
+    6  o segundo cliente espera o fim do primeiro .......... Session, Batch
+    7  um cliente que se cala o prende para sempre ......... Server
+    8  em lo, ouve o que ele mesmo disse ................... Link, open_link
+
+O que ele não faz: não cifra (com --chave-arquivo todo quadro é autenticado, mas quem escuta o cabo
+lê tudo) e não atravessa roteador, que só encaminha IP: as duas pontas ficam no mesmo enlace.
 """
 import argparse
 import array
@@ -37,81 +55,16 @@ import stat
 import struct
 import sys
 import time
+import typing
 import zlib
 
-# Tudo o que a rede pode fazer crescer tem um teto.
-BATCH_BLOCKS, BATCH_BYTES = 64, 1 << 20  # quadros montados lado a lado: um preadv lê todos; em lo, 15 de 64 KiB
-FLYING_MAX = 16384  # blocos no ar por sessão, diga o cliente o que disser
-HALF_OPEN_MAX, HALF_OPEN_US = 64, 5_000_000  # sessões que só disseram OLÁ, e por quanto tempo
-SILENCE_US, STALLED_US = 15_000_000, 600_000_000  # o cliente caiu; ou conversa, mas a cópia não anda (em pausa)
-CATALOG_MAX, DEPTH_MAX, CATALOG_REST = 4096, 32, 20  # arquivos; pastas dentro de pastas; folga entre duas leituras
-MESSAGE_MAX, OUTBOX_MAX, UNSAID_MAX = 1 << 16, 4096, 1 << 20  # bytes de uma mensagem; partes a buscar; bytes a dizer
-HASH_STEP, QUEUE_BYTES = 1 << 16, 1 << 20  # bytes de hash por folga do laço (dezenas de µs); só recebe quadros pequenos
-MTU_MIN, ZEROS_SIZE = 256, 1 << 44  # menos não leva um pedido com nome; "tamanho" da medição: ninguém o baixa todo
-# O ritmo (ver Path).
-START_BLOCKS = 64  # a primeira volta: 96 KB, seis vezes o que o TCP arrisca, mas espalhados por ela
-STARTUP_GAIN, DRAIN_GAIN = 2.89, 0.35  # 2/ln 2 é o menor ganho que dobra a taxa a cada volta; e o inverso dele
-CYCLE = (1.25, 0.75, 1, 1, 1, 1, 1, 1)  # uma volta sonda por mais banda, outra devolve a fila, seis navegam
-WINDOW_GAIN = 2  # dados no ar: uma volta viajando e outra esperando confirmações atrasadas
-ACK_EVERY_US, BURST_US = 1000, 2000  # por quanto o cliente junta confirmações; crédito de quem é acordado tarde
-NOISE_MAX, NOISE_BLOCKS = 0.5, 20  # perda que aceitamos chamar de ruído; volta com menos blocos não mede perda
-TIMEOUT_MIN_US, TIMEOUT_MAX_US = 10_000, 1_000_000  # silêncio até sondar: mais que o soluço de um sistema ocupado
-FULL_S, FULL_TRIES, TRIP_MAX_US = 0.0005, 20, 10_000_000  # fila da placa cheia; volta mais longa do que isto é mentira
-BLOCK_AND_CLOCK = struct.Struct("!IQ")  # o que muda no cabeçalho de um DADOS para o seguinte
-
-
-# --- bloco comum: casa ---
-VERSION = "1.0"
-
-
-class Failure(Exception):
-    """Erro que o usuário pode resolver: vira uma linha em stderr e estado 1, nunca um traceback."""
-
-
-class Parser(argparse.ArgumentParser):
-    """O argparse, com o erro de uso em uma linha só (estado 2)."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
-
-
-def escape(text: str) -> str:
-    r"""Mostra o que não se imprime (ESC vira \x1b): a rede não comanda o terminal de ninguém."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def number(kind, low, high, unit):
-    """Cria o type= de uma opção: um número (kind = int ou float) de low a high, ou uma linha de erro."""
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:  # NaN também cai aqui
-            raise argparse.ArgumentTypeError(f"{text!r} não serve: use {unit} de {low} a {high}")
-        return value
-    return parse
-
-
-def run(build_parser, action, argv=None):
-    """Lê a linha de comando, roda action(args) e devolve o estado de saída: 0, 1 ou 130 (o argparse sai com 2)."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="replace")  # saída cp1252 ou ascii: o acento se perde, o programa não
-    try:
-        status = action(build_parser().parse_args(argv))
-        print(end="", flush=True)  # um cano fechado aparece aqui, e não na saída do interpretador
-        return status or 0
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `| head -1` já foi embora: nada mais a escrever, nem na hora de sair
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (Failure, OSError) as error:
-        print(f"{os.path.basename(sys.argv[0])}: erro: {error}", file=sys.stderr)
-        return 1
-# --- fim do bloco comum: casa ---
-
+# ---------------------------------------------------------------------------------------------
+# 1. ProtocolError: o quadro
+#
+# O fio não promete nada: enche até 60 bytes o que é curto, vira bits, e o quadro de ontem ainda
+# pode estar numa fila. Por isso cada um diz o seu tamanho, leva um selo (CRC-32 ou, com chave,
+# BLAKE2b, RFC 7693) e o número da sessão. O que não confere levanta ProtocolError: o laço
+# (parte 7) o conta, e segue. Este bloco é igual no cliente: os dois falam, os dois conferem.
 
 # --- bloco comum: protocolo ---
 ETHERTYPE, WIRE_VERSION, BROADCAST = 0x88B5, 1, b"\xff" * 6  # IEEE 802 "local experimental 1": não é de ninguém
@@ -209,6 +162,1063 @@ def describe(arrow: str, frame: bytes) -> str:
 # --- fim do bloco comum: protocolo ---
 
 
+# ---------------------------------------------------------------------------------------------
+# 2. Flights: o que se perdeu
+#
+# Esperar o prazo por cada bloco perdido é ficar parado. Há notícia antes: cada CONFIRMA ecoa o
+# relógio do quadro mais novo que chegou, e o que saiu claramente antes dele e não chegou,
+# perdeu-se. É a perda achada pelo tempo, como no RACK (RFC 8985): troca de ordem não engana,
+# e um buraco é achado em uma volta, quantos quadros venham depois dele.
+
+# Blocos no ar por sessão, diga o cliente o que disser.
+FLYING_MAX = 16384
+# "Claramente antes": um oitavo da menor volta, e mais isto (µs).
+REORDER_US = 100
+
+
+class Flight(typing.NamedTuple):
+    """O que se sabia quando um bloco partiu; comparam-se por `sent`, que vem primeiro."""
+    # Quando partiu (µs).
+    sent: int
+    # Quantos blocos já tinham chegado até então, e o relógio do cliente na última confirmação.
+    delivered: int
+    peer_clock: int
+    # Quando tinha partido o mais novo dos que já tinham chegado.
+    anchor: int
+    # Faltava o que enviar: o que se medir com ele não diz o que o caminho aguenta.
+    limited: bool
+
+
+class Flights:
+    """Os blocos de um arquivo: os que chegaram, os que voam, os que se perderam."""
+
+    def __init__(self):
+        # O primeiro que falta ao cliente; e, no bit i, se o bloco base + i já chegou.
+        self.base = 0
+        self.beyond = 0
+        # Bloco -> Flight, na ordem do envio: o primeiro é o que saiu há mais tempo.
+        self.flying = {}
+        # Os que se perderam e esperam a vez de ir de novo.
+        self.lost = collections.deque()
+        # Quantos já chegaram.
+        self.delivered = 0
+
+    def launch(self, first, count, flight):
+        """Partem `count` blocos; o repetido vai para o fim da fila, que guarda a ordem do envio."""
+        self.flying.pop(first, None)
+        self.flying.update(dict.fromkeys(range(first, first + count), flight))
+
+    def land(self, following, bits):
+        """Chegou tudo antes de `following` e, além dele, o que diz o bitmap.
+
+        Devolve o Flight mais novo entre os que pousaram agora, ou None.
+        """
+        arrived = list(range(self.base, following))
+        already = self.beyond & ((1 << len(arrived)) - 1)
+        self.delivered += len(arrived) - bin(already).count("1")
+        self.base = following
+        self.beyond >>= len(arrived)
+        # bin() de trás para a frente: o caractere i é o bit i.
+        news = bin(bits & ~self.beyond)[:1:-1]
+        scattered = [following + at for at, bit in enumerate(news) if bit == "1"]
+        self.delivered += len(scattered)
+        self.beyond |= bits
+        landed = [self.flying.pop(block, None) for block in arrived + scattered]
+        return max(filter(None, landed), default=None)
+
+    def find_lost(self, limit):
+        """O que saiu antes de `limit` e ainda voa, perdeu-se. Devolve quantos."""
+        found = []
+        for block, flight in self.flying.items():
+            if flight.sent >= limit:
+                break
+            found.append(block)
+        for block in found:
+            del self.flying[block]
+        self.lost.extend(found)
+        return len(found)
+
+    def has(self, block):
+        """Este bloco já chegou?"""
+        return block < self.base or bool(self.beyond >> (block - self.base) & 1)
+
+    def first_lost(self):
+        """O perdido a enviar de novo, ou None; o que só se atrasou já não falta."""
+        while self.lost and self.has(self.lost[0]):
+            self.lost.popleft()
+        if self.lost:
+            return self.lost[0]
+        return None
+
+
+# ---------------------------------------------------------------------------------------------
+# 3. Sender: quando enviar, e o quê
+#
+# Um bloco por volta deixa o fio vazio: com 20 ms de ida e 20 de volta, cabem nele 330 quadros.
+# Aqui muitos voam de uma vez, espalhados no tempo. Uma conta só, plan(), diz o que se pode
+# enviar agora e quando perguntar de novo: take() a cumpre, next_time() só a lê.
+
+# Crédito de quem é acordado tarde: quanto o envio pode recuperar de uma vez (µs).
+BURST_US = 2000
+# Acordar a cada bloco custaria mais do que ele: dorme-se até haver crédito para isto (µs).
+QUANTUM_US = BURST_US / 4
+# Quantas vezes a espera pela resposta a uma sonda dobra.
+DOUBLINGS_MAX = 10
+# O que fazer agora.
+IDLE, PROBE, REPEAT, FRESH = range(4)
+
+
+class Plan(typing.NamedTuple):
+    """O que enviar agora (um dos quatro acima), quantos blocos, e quando planejar de novo."""
+    what: int
+    count: int
+    when: int
+
+
+class Sender:
+    """Um arquivo a caminho. Sem socket nem relógio: quem chama diz que horas são (µs)."""
+
+    def __init__(self, total, queue, window, now, trip, peer_clock):
+        self.total = total
+        # Quadros que cabem na fila de chegada do cliente.
+        self.queue = max(1, min(queue, FLYING_MAX))
+        # Blocos que ele aceita além do que lhe falta.
+        self.window = min(window, FLYING_MAX)
+        # O primeiro bloco nunca enviado.
+        self.fresh = 0
+        self.flights = Flights()
+        self.path = Path(trip)
+        # Quando saiu o mais novo que chegou: pelo eco, e pelo bitmap.
+        self.echo = 0
+        self.anchor = now
+        # O relógio do cliente, na última confirmação.
+        self.peer_clock = peer_clock
+        # Blocos que o ritmo já permite, contados até `paced`.
+        self.credit = 1.0
+        self.paced = now
+        # A última novidade, e quantas sondas partiram desde então.
+        self.heard = now
+        self.doublings = 0
+        # Quadros enviados ao todo, e os repetidos.
+        self.sent = 0
+        self.again = 0
+
+    def finished(self):
+        return self.flights.base == self.total
+
+    def plan(self, now):
+        """O que se pode enviar agora, e quando olhar de novo se nada chegar antes."""
+        flights = self.flights
+        deadline = now + TIMEOUT_MAX_US
+        if flights.base < self.fresh:
+            deadline = self.heard + self.path.timeout(self.doublings)
+            if now >= deadline:
+                return Plan(PROBE, 1, now)
+        room = int(min(self.path.window, self.queue)) - len(flights.flying)
+        fresh = min(flights.base + self.window, self.total) - self.fresh
+        lost = flights.first_lost()
+        # No silêncio só as sondas falam: o caminho pode ter acabado.
+        if self.doublings or room < 1 or (lost is None and fresh < 1):
+            return Plan(IDLE, 0, deadline)
+        credit = self.earned(now)
+        if credit < 1:
+            quantum = min(max(self.path.rate * QUANTUM_US, 1), room)
+            due = now + int((quantum - credit) / self.path.rate) + 1
+            return Plan(IDLE, 0, min(deadline, due))
+        if lost is not None:
+            return Plan(REPEAT, 1, now)
+        return Plan(FRESH, min(int(credit), room), now)
+
+    def earned(self, now):
+        """O crédito em `now`: o ritmo vezes o tempo, sem passar do que um atraso pode juntar."""
+        credit = self.credit + self.path.rate * (now - self.paced)
+        return min(credit, max(self.path.rate * BURST_US, 2))
+
+    def next_time(self, now):
+        """Quando chamar take() de novo, se nada chegar antes."""
+        return self.plan(now).when
+
+    def take(self, now, most):
+        """Cumpre o plano, com no máximo `most` blocos: (primeiro, quantos), ou None."""
+        plan = self.plan(now)
+        self.credit = self.earned(now)
+        self.paced = now
+        if plan.what == IDLE:
+            return None
+        if plan.what == PROBE:
+            # A resposta à sonda mostra de uma vez tudo o que se perdeu.
+            self.heard = now
+            self.doublings = min(self.doublings + 1, DOUBLINGS_MAX)
+            return self.launch(self.flights.base, 1, now, again=True)
+        if plan.what == REPEAT:
+            return self.launch(self.flights.lost.popleft(), 1, now, again=True)
+        quota = min(plan.count, most)
+        count = min(quota, self.flights.base + self.window - self.fresh, self.total - self.fresh)
+        first = self.fresh
+        self.fresh += count
+        return self.launch(first, count, now, again=False, limited=count < quota)
+
+    def launch(self, first, count, now, again, limited=False):
+        """Dá estes blocos por enviados."""
+        if not self.flights.flying:
+            self.heard = now
+        delivered = self.flights.delivered
+        flight = Flight(now, delivered, self.peer_clock, self.anchor, limited)
+        self.flights.launch(first, count, flight)
+        self.credit -= count
+        self.sent += count
+        if again:
+            self.again += count
+        return first, count
+
+    def on_ack(self, now, peer_clock, following, echo, hold, window, bits):
+        """Aplica uma confirmação; False (e nada muda) se ela é velha, repetida ou impossível."""
+        flights = self.flights
+        if peer_clock <= self.peer_clock or echo > now:
+            return False
+        if not flights.base <= following <= self.fresh:
+            return False
+        self.doublings = 0
+        self.window = min(window, FLYING_MAX)
+        if echo:
+            self.path.on_trip(trip_of(now, echo, hold))
+            self.echo = max(self.echo, echo)
+        before = flights.delivered
+        sent_only = (1 << (self.fresh - following)) - 1
+        flight = flights.land(following, bits & sent_only)
+        lost = flights.find_lost(self.echo - self.path.least // 8 - REORDER_US)
+        if flight:
+            self.heard = now
+            # A entrega durou o que diz o relógio do cliente, e nunca menos do que o envio.
+            span = max(peer_clock - flight.peer_clock, flight.sent - flight.anchor, 1)
+            rate = (flights.delivered - flight.delivered) / span
+            self.path.on_ack(flight, rate, flights.delivered, flights.delivered - before, lost)
+            self.anchor = max(self.anchor, flight.sent)
+        self.peer_clock = peer_clock
+        return True
+
+
+# ---------------------------------------------------------------------------------------------
+# 4. Path: o ritmo
+#
+# Quem não mede o caminho escolhe mal: devagar, sobra fio; depressa, enche a fila de todos; e um
+# prazo mais curto do que a volta repete o que já chegou. Mede-se à moda do BBR (Cardwell e
+# outros, "BBR: Congestion-Based Congestion Control", 2016); o prazo é o da RFC 6298.
+
+# A primeira volta: 96 KB, seis vezes o que o TCP arrisca, mas espalhados por ela.
+START_BLOCKS = 64
+# 2/ln 2 é o menor ganho que dobra a taxa a cada volta; e o inverso dele devolve a fila.
+STARTUP_GAIN = 2.89
+DRAIN_GAIN = 0.35
+# Voltas sem crescer um quarto até se dar o cano por cheio.
+STRIKES = 3
+# Uma volta sonda por mais banda, outra devolve a fila, seis navegam.
+CYCLE = (1.25, 0.75, 1, 1, 1, 1, 1, 1)
+# Dados no ar: uma volta viajando e outra esperando confirmações atrasadas.
+WINDOW_GAIN = 2
+# Por quanto o cliente junta confirmações (µs).
+ACK_EVERY_US = 1000
+# Perda que aceitamos chamar de ruído; e volta com menos blocos do que isto não mede perda.
+NOISE_MAX = 0.5
+NOISE_BLOCKS = 20
+# Silêncio até sondar: mais que o soluço de um sistema ocupado.
+TIMEOUT_MIN_US = 10_000
+TIMEOUT_MAX_US = 1_000_000
+# Volta mais longa do que isto é mentira.
+TRIP_MAX_US = 10_000_000
+# Por quantas voltas se lembra a menor delas, e a maior taxa.
+TRIPS_KEPT = 64
+RATES_KEPT = 10
+
+
+def trip_of(now, echo, hold):
+    """Ida e volta de um quadro: o eco do nosso relógio, menos o que o cliente diz que o segurou.
+
+    Ele pode mentir: o resultado fica entre 1 µs e TRIP_MAX_US.
+    """
+    return min(max(now - echo - hold, 1), TRIP_MAX_US)
+
+
+class Path:
+    """O que se sabe do caminho: a volta, a maior taxa de entrega e o ruído; daí ritmo e janela.
+
+    Perda não é sinal de fila: a que resta até na volta em que devolvemos a fila é ruído do fio,
+    e compensa-se enviando a mais. Sem socket nem relógio: tempos em µs, taxas em blocos por µs.
+    """
+
+    def __init__(self, trip):
+        # Média e variação da volta, e a menor de cada uma das últimas voltas.
+        self.smooth = trip
+        self.var = trip / 2
+        self.trips = collections.deque([trip], maxlen=TRIPS_KEPT)
+        # A maior taxa de entrega de cada uma das últimas voltas, e a desta.
+        first = START_BLOCKS / STARTUP_GAIN / max(trip, ACK_EVERY_US)
+        self.rates = collections.deque([first], maxlen=RATES_KEPT)
+        self.best = 0
+        # A perda das últimas voltas, e as contas desta.
+        self.losses = collections.deque([0], maxlen=len(CYCLE))
+        self.arrived = 0
+        self.lost = 0
+        # Esta volta acaba quando chegar o que saiu com tantos blocos entregues.
+        self.mark = 0
+        # Na partida `gains` é None; depois, os ganhos das voltas por vir.
+        self.gain = STARTUP_GAIN
+        self.gains = None
+        self.full = 0
+        self.strikes = 0
+        self.plan()
+
+    def plan(self):
+        """Ritmo de envio e blocos no ar, do que se mediu nas últimas voltas."""
+        self.least = max(min(self.trips), 1)
+        self.bandwidth = max(self.best, *self.rates)
+        noise = min(NOISE_MAX, *self.losses)
+        capacity = self.bandwidth / (1 - noise)
+        self.rate = self.gain * capacity
+        span = self.least + ACK_EVERY_US
+        self.window = max(self.gain, WINDOW_GAIN) * capacity * span + START_BLOCKS / 4
+
+    def on_trip(self, sample):
+        """Uma ida e volta: média e variação (RFC 6298), e a menor desta volta."""
+        self.var += (abs(sample - self.smooth) - self.var) / 4
+        self.smooth += (sample - self.smooth) / 8
+        self.trips[-1] = min(self.trips[-1], sample)
+
+    def timeout(self, doublings):
+        """O silêncio que pede uma sonda; dobra a cada uma sem resposta."""
+        patience = max(self.smooth + 4 * self.var + ACK_EVERY_US, TIMEOUT_MIN_US)
+        return min(patience * 2 ** doublings, TIMEOUT_MAX_US)
+
+    def on_ack(self, flight, rate, delivered, arrived, lost):
+        """Chegou o envio `flight`, e desde ele entregou-se a `rate`.
+
+        Os outros contam blocos: os entregues ao todo, os que chegaram e os que se perderam agora.
+        """
+        self.arrived += arrived
+        self.lost += lost
+        # Com a janela do cliente fechada, a taxa é a dele, e não a do caminho.
+        if not flight.limited or rate > self.bandwidth:
+            self.best = max(self.best, rate)
+        # Foi enviado depois da última volta: acabou mais uma.
+        if flight.delivered >= self.mark:
+            self.mark = delivered
+            self.end_round(flight.limited)
+        self.plan()
+
+    def end_round(self, limited):
+        """Guarda o que esta volta mediu e escolhe o ganho da seguinte."""
+        if self.arrived + self.lost >= NOISE_BLOCKS:
+            self.losses.append(self.lost / (self.arrived + self.lost))
+            self.arrived = 0
+            self.lost = 0
+        if self.best:
+            self.rates.append(self.best)
+            self.best = 0
+        self.trips.append(self.smooth)
+        if self.gains is None and not limited:
+            self.look_for_the_top()
+        if self.gains is not None:
+            self.gain = next(self.gains)
+
+    def look_for_the_top(self):
+        """Na partida: três voltas sem crescer um quarto, e o cano está cheio."""
+        self.strikes += 1
+        if self.rates[-1] > 1.25 * self.full:
+            self.strikes = 0
+        self.full = max(self.full, self.rates[-1])
+        if self.strikes == STRIKES:
+            self.gains = itertools.chain([DRAIN_GAIN], itertools.cycle(CYCLE))
+
+
+# ---------------------------------------------------------------------------------------------
+# 5. Source: o arquivo
+#
+# Nenhum filme inteiro na memória: cada lote é lido do disco direto para dentro dos quadros, e o
+# hash se calcula nas folgas do laço. E nem todo nome serve: abre-se pasta por pasta, sem "..",
+# sem link simbólico (O_NOFOLLOW) e sem esperar por um FIFO (O_NONBLOCK): openat(2), open(2).
+
+# Bytes de hash por folga do laço: dezenas de µs.
+HASH_STEP = 1 << 16
+# "Tamanho" da medição: ninguém baixa tudo.
+ZEROS_SIZE = 1 << 44
+# O hash que ainda não se sabe.
+NO_DIGEST = bytes(32)
+# Arquivos no catálogo, e pastas dentro de pastas.
+CATALOG_MAX = 4096
+DEPTH_MAX = 32
+
+
+class Refusal(Exception):
+    """Um pedido que não se atende: vira um quadro ERRO com este código."""
+
+
+# O erro do sistema, e o código que o cliente ouve; os outros são GENERAL.
+REASONS = {
+    errno.ENOENT: NOT_FOUND,
+    errno.ENAMETOOLONG: NOT_FOUND,
+    errno.EACCES: DENIED,
+    errno.EPERM: DENIED,
+    errno.ELOOP: DENIED,
+    errno.ENOTDIR: DENIED,
+    errno.ENXIO: DENIED,
+}
+
+
+class Source:
+    """Um arquivo aberto para servir."""
+
+    def __init__(self, fd, size=None):
+        status = os.fstat(fd)
+        self.fd = fd
+        self.stamp = self.stamp_of(status)
+        self.size = size or status.st_size
+        self.date = status.st_mtime_ns
+        self.hash = hashlib.sha256()
+        self.hashed = 0
+        self.digest = NO_DIGEST
+
+    @staticmethod
+    def stamp_of(status):
+        return status.st_size, status.st_mtime_ns
+
+    def changed(self):
+        """Mudou desde que foi aberto?"""
+        return self.stamp_of(os.fstat(self.fd)) != self.stamp
+
+    def read_into(self, views, offset):
+        """Enche as fatias a partir do byte `offset`; devolve quantos bytes leu."""
+        return os.preadv(self.fd, views, offset)
+
+    def hash_step(self):
+        """Um passo do hash; False se não há mais o que fazer."""
+        if self.digest != NO_DIGEST or self.size == ZEROS_SIZE:
+            return False
+        piece = os.pread(self.fd, HASH_STEP, self.hashed)
+        self.hash.update(piece)
+        self.hashed += len(piece)
+        if not piece or self.hashed >= self.size:
+            self.digest = self.hash.digest()
+        return True
+
+    def close(self):
+        os.close(self.fd)
+
+
+class Listing:
+    """O catálogo, que se serve como um arquivo; mas está na memória."""
+
+    def __init__(self, data):
+        self.data = data
+        self.size = len(data)
+        self.date = 0
+        self.digest = hashlib.sha256(data).digest()
+
+    def changed(self):
+        return False
+
+    def read_into(self, views, offset):
+        start = offset
+        for view in views:
+            piece = self.data[offset:offset + len(view)]
+            view[:len(piece)] = piece
+            offset += len(piece)
+        return offset - start
+
+    def hash_step(self):
+        return False
+
+    def close(self):
+        """Nada a fechar."""
+
+
+def open_below(folder, parts):
+    """Abre o caminho `parts` abaixo da pasta, um nome de cada vez. Levanta OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    for part in parts:
+        parent = fd
+        try:
+            fd = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+        finally:
+            os.close(parent)
+    return fd
+
+
+def open_source(folder, name):
+    """Abre `name` abaixo da pasta, se for um arquivo comum. Levanta Refusal."""
+    parts = name.split(b"/")
+    if b"\0" in name or any(part in (b"", b".", b"..") for part in parts):
+        raise Refusal(DENIED)
+    try:
+        fd = open_below(folder, parts)
+    except OSError as error:
+        raise Refusal(REASONS.get(error.errno, GENERAL)) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Refusal(DENIED)
+    return Source(fd)
+
+
+def list_folder(folder):
+    """Gera o catálogo, "tamanho data nome": o que open_source aceitaria, menos os ocultos."""
+    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for path, folders, names, fd in os.fwalk(".", dir_fd=top):
+            folders[:] = sorted(visible(folders))
+            if path.count("/") >= DEPTH_MAX:
+                folders.clear()
+            for name in sorted(visible(names)):
+                # Apagado enquanto listávamos, ou fechado para nós: não entra.
+                with contextlib.suppress(OSError):
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        yield catalog_entry(status, f"{path}/{name}"[2:])
+    finally:
+        os.close(top)
+
+
+def visible(names):
+    return [name for name in names if not name.startswith(".")]
+
+
+def catalog_entry(status, name):
+    return b"%d %d %s\0" % (status.st_size, status.st_mtime_ns, os.fsencode(name))
+
+
+# ---------------------------------------------------------------------------------------------
+# 6. Session: um cliente
+#
+# Atender um de cada vez faz o segundo esperar o filme do primeiro. Cada cliente tem aqui o seu
+# estado, nenhum tem uma thread: o laço dá um passo de cada um. O número da sessão sai dos
+# nonces dos dois lados: o quadro de uma cópia de ontem, ou repetido por um bisbilhoteiro, não é
+# de ninguém. O que um cliente pode fazer crescer tem um teto.
+
+# Quadros montados lado a lado, um preadv lê todos; em lo, 15 quadros de 64 KiB.
+BATCH_BLOCKS = 64
+BATCH_BYTES = 1 << 20
+# Por quanto se espera quem só disse OLÁ.
+HALF_OPEN_US = 5_000_000
+# Sem uma palavra, o cliente caiu.
+SILENCE_US = 15_000_000
+# Ou conversa, mas a cópia não anda (em pausa).
+STALLED_US = 600_000_000
+# Bytes de uma mensagem que chega; partes de uma resposta que ninguém vem buscar.
+MESSAGE_MAX = 1 << 16
+OUTBOX_MAX = 4096
+# O que muda no cabeçalho de um DADOS para o seguinte.
+BLOCK_AND_CLOCK = struct.Struct("!IQ")
+# Em que pé está uma sessão: só disse OLÁ; é atendida; foi recusada, e só espera o FIM.
+GREETED, SERVED, REFUSED = range(3)
+
+
+class Batch:
+    """Quadros lado a lado num bytearray só, com o cabeçalho já escrito e as fatias já cortadas."""
+
+    def __init__(self, head, room, seal_size):
+        size = len(head) + room + seal_size
+        self.length = max(1, min(BATCH_BLOCKS, BATCH_BYTES // size))
+        view = memoryview(bytearray(head.ljust(size, b"\0") * self.length))
+        # As fatias de dados, onde o disco escreve; e, de cada quadro: ele, o que se sela, o selo.
+        self.payloads = []
+        self.parts = []
+        for at in range(0, len(view), size):
+            frame = view[at:at + size]
+            end = size - seal_size
+            self.payloads.append(frame[len(head):end])
+            self.parts.append((frame, frame[KIND_AT:end], frame[end:]))
+
+
+class Session:
+    """Um cliente: uma cópia, ou uma conversa."""
+
+    def __init__(self, server, mac, client_nonce, mtu, now):
+        self.server = server
+        self.mac = mac
+        self.number = 0
+        # 0 é de quem ainda não tem sessão.
+        while self.number == 0 or self.number in server.sessions:
+            self.nonce = os.urandom(16)
+            self.number, key = session_of(server.key, client_nonce, self.nonce)
+        self.seal_size, self.seal = make_seal(key)
+        # Bytes de dados num quadro: o que os dois MTUs deixam.
+        overhead = HEADER.size - 14 + self.seal_size
+        self.room = min(min(mtu, server.link.mtu) - overhead, 0xFFFF)
+        self.state = GREETED
+        self.refusal = None
+        # Quando se ouviu dele, e quando a cópia ou a conversa andou.
+        self.heard = now
+        self.advanced = now
+        # A cópia: o pedido que a abriu, o arquivo, desde que byte, o que voa e os quadros dele.
+        self.asked = None
+        self.source = None
+        self.offset = 0
+        self.sender = None
+        self.batch = None
+        # Texto que chega: o número da próxima parte, e as que já vieram.
+        self.expected = 0
+        self.inbox = bytearray()
+        # Texto que vai: o número da primeira parte na fila, e a fila.
+        self.spoken = 0
+        self.outbox = collections.deque()
+
+    def pack(self, kind, block=0, payload=b"", at=None):
+        """Um quadro para este cliente, com a hora dele."""
+        if at is None:
+            at = clock()
+        source = self.server.link.mac
+        return pack_frame(self.seal, self.mac, source, kind, self.number, block, at, payload)
+
+    def reply(self, kind, block=0, payload=b""):
+        self.server.link.send(self.pack(kind, block, payload))
+
+    def handle(self, frame, now):
+        """Um quadro autêntico deste cliente."""
+        self.heard = now
+        if frame.kind == BYE:
+            self.server.drop(self)
+        elif self.state == REFUSED:
+            self.refuse(self.refusal)
+        elif frame.kind in self.HANDLERS:
+            self.state = SERVED
+            self.HANDLERS[frame.kind](self, frame, now)
+
+    def refuse(self, code):
+        """Recusada, a sessão só espera o FIM, pelo prazo de uma que só disse OLÁ."""
+        self.state = REFUSED
+        self.refusal = code
+        self.close()
+        self.reply(ERROR, 0, LAYOUT[ERROR].pack(code))
+
+    def close(self):
+        """Larga o arquivo; senão o hash dele continuaria a atrasar os outros."""
+        if self.source:
+            self.source.close()
+        self.source = None
+        self.sender = None
+        self.batch = None
+
+    # A cópia.
+
+    def on_open(self, frame, now):
+        """ABRE: o pedido repetido ganha outra FICHA; um segundo pedido, nada."""
+        if self.asked is None:
+            self.begin(frame, now)
+        if self.asked == frame.payload:
+            self.send_card()
+
+    def begin(self, frame, now):
+        """Abre o arquivo e prepara os quadros. Levanta Refusal."""
+        fields = unpack_body(OPEN, frame.payload)
+        offset, size, date, free, queue, window, echo, hold, name = fields
+        self.asked = frame.payload
+        self.source = self.server.open_source(name)
+        # Outro tamanho ou outra data: o parcial dele é de outro arquivo, ou de outra versão.
+        if (size, date) == (self.source.size, self.source.date) and offset <= size:
+            self.offset = offset
+        rest = self.source.size - self.offset
+        if rest > free:
+            raise Refusal(TOO_BIG)
+        blocks = -(-rest // self.room)
+        trip = trip_of(now, echo, hold)
+        self.sender = Sender(blocks, queue, window, now, trip, frame.clock)
+        head = HEADER.pack(self.mac, self.server.link.mac, ETHERTYPE, DATA, WIRE_VERSION,
+                           self.room, self.number, 0, 0)
+        self.batch = Batch(head, self.room, self.seal_size)
+
+    def send_card(self):
+        """FICHA: o descritor do arquivo, e as contas da cópia."""
+        source = self.source
+        sender = self.sender
+        if source.changed():
+            raise Refusal(CHANGED)
+        card = LAYOUT[CARD].pack(self.offset, source.size, source.date, self.room, source.digest,
+                                 sender.sent, sender.again,
+                                 int(sender.path.smooth), int(sender.path.least))
+        self.reply(CARD, 0, card)
+
+    def on_ack(self, frame, now):
+        """CONFIRMA: o que chegou, o que falta, e quanto o cliente ainda aceita."""
+        sender = self.sender
+        if sender is None:
+            raise ProtocolError("confirmação velha")
+        echo, hold, window, bits = unpack_body(ACK, frame.payload)
+        base = sender.flights.base
+        following = from_wire(frame.block, base)
+        bitmap = int.from_bytes(bits, "little")
+        if not sender.on_ack(now, frame.clock, following, echo, hold, window, bitmap):
+            raise ProtocolError("confirmação velha")
+        if sender.flights.base > base:
+            self.advanced = now
+        # Acabou; ou o destino parou, e quer saber se vivemos.
+        if sender.finished() or sender.window == 0:
+            self.send_card()
+
+    def step(self, now):
+        """Envia o que for hora de enviar; devolve quando chamar de novo."""
+        patience = HALF_OPEN_US
+        if self.state == SERVED:
+            patience = SILENCE_US
+        deadline = min(self.heard + patience, self.advanced + STALLED_US)
+        if now > deadline:
+            self.server.drop(self)
+        elif self.sender and not self.sender.finished():
+            return min(deadline, self.pump(now))
+        return deadline
+
+    def pump(self, now):
+        """Envia um lote, no máximo: os outros clientes também esperam."""
+        sender = self.sender
+        budget = self.batch.length
+        while budget > 0:
+            taken = sender.take(now, budget)
+            if taken is None:
+                return sender.next_time(now)
+            first, count = taken
+            self.send_blocks(first, count, now)
+            # O hash vai logo atrás do último bloco: uma volta a menos no fim.
+            if first + count == sender.total and self.source.digest != NO_DIGEST:
+                self.send_card()
+            budget -= count
+        return now
+
+    def send_blocks(self, first, count, now):
+        """Lê e envia blocos seguidos."""
+        offset = self.offset + first * self.room
+        size = min(count * self.room, self.source.size - offset)
+        if self.source.read_into(self.batch.payloads[:count], offset) != size:
+            # Encolheu enquanto era lido.
+            raise Refusal(CHANGED)
+        number = to_wire(first)
+        seal = self.seal
+        send = self.server.link.send
+        whole, rest = divmod(size, self.room)
+        for frame, sealed, mark in self.batch.parts[:whole]:
+            BLOCK_AND_CLOCK.pack_into(frame, BLOCK_AT, number, now)
+            mark[:] = seal(sealed)
+            send(frame)
+            number = (number + 1) & 0xFFFFFFFF
+        # O último bloco do arquivo é mais curto.
+        if rest:
+            last = bytes(self.batch.payloads[whole][:rest])
+            send(self.pack(DATA, number, last, now))
+
+    # A conversa.
+
+    def on_text(self, frame, now):
+        """TEXTO: uma parte de mensagem; a repetida ganha outro recibo, e mais nada."""
+        if frame.block == self.expected:
+            self.expected += 1
+            self.advanced = now
+            self.hear(*unpack_body(TEXT, frame.payload))
+        if frame.block < self.expected:
+            self.reply(RECEIPT, frame.block)
+
+    def hear(self, more, piece):
+        self.inbox += piece
+        if len(self.inbox) > MESSAGE_MAX:
+            raise Refusal(GENERAL)
+        if more == LAST:
+            text = self.inbox.decode("utf-8", "replace")
+            self.inbox.clear()
+            self.server.speaker = self
+            self.server.say(f"{self.mac.hex(':')} diz: {escape(text)}")
+
+    def on_fetch(self, frame, now):
+        """ESCUTA: o cliente quer a parte `block` do que temos a lhe dizer."""
+        self.advanced = now
+        # Pedir uma parte é confirmar as de antes.
+        while self.outbox and self.spoken < frame.block:
+            self.outbox.popleft()
+            self.spoken += 1
+        piece = bytes([NOTHING])
+        if self.outbox and self.spoken == frame.block:
+            piece = self.outbox[0]
+        self.reply(SPEECH, frame.block, piece)
+
+    HANDLERS = {OPEN: on_open, ACK: on_ack, TEXT: on_text, FETCH: on_fetch}
+
+
+# ---------------------------------------------------------------------------------------------
+# 7. Server: o laço
+#
+# O ingênuo espera um recv(): quem se cala o prende. Aqui nada espera por ninguém: o laço recebe o
+# que houver, dá um passo de cada sessão e só dorme (select(2)) até a próxima hora marcada. O que
+# falha num cliente acaba com a sessão dele, e com mais nada.
+
+# Sessões que só disseram OLÁ: as mais velhas dão lugar.
+HALF_OPEN_MAX = 64
+# Menos do que isto não leva um pedido com nome.
+MTU_MIN = 256
+# O catálogo só se lê de novo depois de tantas vezes o que a última leitura durou.
+CATALOG_REST = 20
+
+
+class Server:
+    """As sessões, e o terminal de quem opera o servidor."""
+
+    def __init__(self, args, link):
+        self.link = link
+        self.folder = args.pasta
+        self.most = args.max_clientes
+        self.key = read_key(args.chave_arquivo)
+        _, self.seal = make_seal(self.key)
+        self.check_folder()
+        # Número -> Session.
+        self.sessions = {}
+        # Motivo -> quantos quadros.
+        self.ignored = collections.Counter()
+        # O catálogo, e até quando ele vale.
+        self.listing = b""
+        self.listed_until = 0
+        # A quem vai o que o operador digita, e o que ele já digitou da linha.
+        self.speaker = None
+        self.typed = bytearray()
+        # O que stdout e stderr ainda não aceitaram.
+        self.unsaid = {1: bytearray(), 2: bytearray()}
+
+    def check_folder(self):
+        try:
+            os.close(os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY))
+        except OSError as error:
+            raise Failure(f"a pasta {self.folder!r} não serve ({error.strerror}). "
+                          f"Crie-a: mkdir {self.folder}") from None
+
+    def serve(self):
+        listen = [self.link.sock, 0]
+        while True:
+            self.receive()
+            wake = self.step()
+            waiting = [fd for fd, text in self.unsaid.items() if text]
+            ready, room, _ = select.select(listen, waiting, [], wake)
+            for fd in room:
+                self.flush(fd)
+            if 0 in ready and not self.read_terminal():
+                listen.remove(0)
+
+    def receive(self):
+        """Atende o que já chegou, um lote no máximo: os envios não param."""
+        for _ in range(BATCH_BLOCKS):
+            data = self.link.receive()
+            if data is None:
+                return
+            try:
+                self.dispatch(data, clock())
+            except ProtocolError as error:
+                self.ignored[str(error)] += 1
+
+    def step(self):
+        """Um passo de cada sessão; devolve por quantos segundos se pode dormir."""
+        now = clock()
+        wake = now + TIMEOUT_MAX_US
+        sessions = list(self.sessions.values())
+        for session in sessions:
+            # Um passo que falhou não marca hora: olha-se de novo já.
+            wake = min(wake, self.attempt(session, session.step, now) or now)
+        if wake <= now:
+            return 0
+        # Há folga: um passo de cada hash por calcular.
+        hashing = [self.attempt(session, session.source.hash_step)
+                   for session in sessions if session.source]
+        if any(hashing):
+            return 0
+        return (wake - now) / 1e6
+
+    def dispatch(self, data, now):
+        """Um quadro que chegou, para a sessão dele. Levanta ProtocolError."""
+        number = int.from_bytes(data[SESSION_AT:SESSION_AT + 4], "big")
+        session = self.sessions.get(number)
+        seal = self.seal
+        if session:
+            seal = session.seal
+        # O segundo FIM de quem já se foi não é um quadro torto.
+        elif data[KIND_AT:KIND_AT + 1] == bytes([BYE]):
+            return
+        frame = unpack_frame(seal, data)
+        self.link.trace("<-", data)
+        if frame.kind & FROM_SERVER or frame.target not in (self.link.mac, BROADCAST):
+            raise ProtocolError("não é para mim")
+        # Quem fala em nome de um grupo faria a resposta ir a todos.
+        if frame.source[0] & 1:
+            raise ProtocolError("não é para mim")
+        if frame.kind == HELLO and frame.session == 0:
+            self.welcome(frame, now)
+            return
+        if session is None or frame.source != session.mac:
+            raise ProtocolError("sessão desconhecida")
+        if session.state == GREETED and self.crowded():
+            session.state = REFUSED
+            session.refusal = FULL
+        self.attempt(session, session.handle, frame, now)
+
+    def crowded(self):
+        served = [session for session in self.sessions.values() if session.state == SERVED]
+        return len(served) >= self.most
+
+    def attempt(self, session, action, *args):
+        """O que falha num cliente acaba só com ele."""
+        try:
+            return action(*args)
+        except Refusal as refusal:
+            session.refuse(refusal.args[0])
+        except OSError:
+            # Disco com defeito, descritores demais.
+            session.refuse(GENERAL)
+
+    def welcome(self, frame, now):
+        """OLÁ: uma sessão nova, que só custa um lugar entre as que esperam."""
+        nonce, mtu, _ = unpack_body(HELLO, frame.payload)
+        if mtu < MTU_MIN:
+            raise ProtocolError("MTU impossível")
+        waiting = [session for session in self.sessions.values() if session.state != SERVED]
+        excess = len(waiting) - HALF_OPEN_MAX + 1
+        for oldest in waiting[:max(excess, 0)]:
+            self.drop(oldest)
+        session = Session(self, frame.source, nonce, mtu, now)
+        self.sessions[session.number] = session
+        body = LAYOUT[WELCOME].pack(nonce, session.nonce) + socket.gethostname().encode()[:64]
+        self.link.send(pack_frame(self.seal, frame.source, self.link.mac, WELCOME,
+                                  session.number, 0, clock(), body))
+
+    def drop(self, session):
+        if self.sessions.pop(session.number, None):
+            session.close()
+
+    def open_source(self, name):
+        """O que o cliente pediu: um arquivo, o catálogo, ou os zeros da medição."""
+        if name == ZEROS_NAME:
+            return Source(os.open("/dev/zero", os.O_RDONLY), ZEROS_SIZE)
+        if name == CATALOG_NAME:
+            return Listing(self.catalog())
+        return open_source(self.folder, name)
+
+    def catalog(self):
+        """O catálogo. Lê-lo para o laço: só se relê depois de CATALOG_REST vezes o que isso dura."""
+        now = clock()
+        if now >= self.listed_until:
+            self.listing = b"".join(itertools.islice(list_folder(self.folder), CATALOG_MAX))
+            self.listed_until = clock() + CATALOG_REST * (clock() - now)
+        return self.listing
+
+    def read_terminal(self):
+        """O que o operador digita responde a quem falou por último; False no fim da entrada."""
+        try:
+            piece = os.read(0, 1 << 16)
+        except OSError:
+            # EIO: em segundo plano o terminal não é nosso (e serve() ignora o SIGTTIN).
+            piece = b""
+        self.typed += piece
+        while b"\n" in self.typed or len(self.typed) > MESSAGE_MAX:
+            self.answer()
+        # A última linha pode não ter fim.
+        if self.typed and not piece:
+            self.answer()
+        return bool(piece)
+
+    def answer(self):
+        line, _, self.typed = self.typed.partition(b"\n")
+        session = self.speaker
+        gone = session is None or session.number not in self.sessions
+        if gone or len(session.outbox) > OUTBOX_MAX:
+            self.say("ninguém na linha: a resposta vai a quem mandou a última mensagem", 2)
+            return
+        session.outbox.extend(split_text(line.decode("utf-8", "replace"), session.room))
+
+    def close(self):
+        # O segundo Ctrl+C não corta as contas do primeiro.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        for session in list(self.sessions.values()):
+            self.drop(session)
+        if self.ignored:
+            counts = ", ".join(f"{why} {count}" for why, count in self.ignored.items())
+            self.say(f"quadros ignorados: {counts}", 2)
+        # As contas primeiro: a 1 pode já não ter quem a leia (EPIPE).
+        for fd in 2, 1:
+            self.flush(fd)
+
+    def say(self, text, fd=1):
+        """Diz ao operador, sem esperar: um cano que ninguém lê não para o laço."""
+        if len(self.unsaid[fd]) < UNSAID_MAX:
+            self.unsaid[fd] += f"{text}\n".encode(sys.stdout.encoding, "replace")
+        else:
+            self.ignored["mensagem que ninguém leu"] += 1
+
+    def flush(self, fd):
+        """Escreve o que a saída aceitar já. Sem bloqueio só por um instante: ela é de outros."""
+        os.set_blocking(fd, False)
+        try:
+            del self.unsaid[fd][:os.write(fd, self.unsaid[fd])]
+        except OSError as error:
+            # `| head -1` já leu o que queria: é o fim.
+            if error.errno == errno.EPIPE:
+                raise
+            # Cheia, espera-se; disco cheio, terminal que se foi: perde-se a mensagem.
+            if error.errno != errno.EAGAIN:
+                self.unsaid[fd].clear()
+        finally:
+            os.set_blocking(fd, True)
+
+
+# ---------------------------------------------------------------------------------------------
+# 8. Link: o enlace
+#
+# Um socket AF_PACKET (packet(7)) entrega quadros inteiros, com o cabeçalho. Em lo ele ouve também
+# o que ele mesmo disse: um filtro no kernel (bpf(4)) só deixa passar o outro sentido. Abrir um
+# exige CAP_NET_RAW; uma vez aberto, root não serve para mais nada, e é devolvido.
+
+# Aqui só chegam quadros pequenos.
+QUEUE_BYTES = 1 << 20
+# Fila da placa cheia: espera-se tanto (s), tantas vezes; depois, é como se o fio o perdesse.
+FULL_S = 0.0005
+FULL_TRIES = 20
+
+
+class Link:
+    """O socket cru, aberto numa interface."""
+
+    def __init__(self, name):
+        self.name = name
+        self.sock, self.mac, self.mtu = open_link(name, 0, QUEUE_BYTES)
+        self.buffer = memoryview(bytearray(self.mtu + 14))
+        # Quem mostra cada quadro (--verbose), ou None.
+        self.verbose = None
+
+    def trace(self, arrow, frame):
+        if self.verbose:
+            self.verbose(describe(arrow, frame))
+
+    def send(self, frame):
+        """Envia um quadro, ou desiste dele sem ruído: o fio também perde."""
+        if self.verbose:
+            self.trace("->", frame)
+        for _ in range(FULL_TRIES):
+            try:
+                self.sock.send(frame)
+                return
+            except OSError as error:
+                self.excuse(error)
+                # Só a fila se esvazia: o resto não muda enquanto se espera.
+                if error.errno in (errno.EAGAIN, errno.ENOBUFS):
+                    time.sleep(FULL_S)
+
+    def receive(self):
+        """O próximo quadro, numa fatia que só vale até o seguinte; ou None."""
+        try:
+            return self.buffer[:self.sock.recv_into(self.buffer)]
+        except OSError as error:
+            # Não há mais; ou a interface caiu, e o kernel avisa uma vez só.
+            self.excuse(error)
+            return None
+
+    def excuse(self, error):
+        """Fila vazia ou cheia, interface desligada, MTU encolhido: passam. O resto é o fim."""
+        if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN, errno.EMSGSIZE):
+            raise Failure(f"a interface {self.name} sumiu ({error.strerror}). "
+                          "Veja as outras: ip -br link")
+
+    def close(self):
+        self.sock.close()
+
+
 # --- bloco comum: enlace ---
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33             # asm-generic/socket.h
 SIOCGIFFLAGS, SIOCGIFMTU, IFF_UP = 0x8913, 0x8921, 1  # linux/sockios.h e net/if.h
@@ -304,539 +1314,94 @@ def read_key(path):
 # --- fim do bloco comum: enlace ---
 
 
-Flight = collections.namedtuple("Flight", "sent delivered peer_clock anchor limited")  # o que se sabia ao enviar
+# ---------------------------------------------------------------------------------------------
+# Em volta: a voz, a casa e a linha de comando
+
+# Bytes que stdout ou stderr ainda não aceitaram.
+UNSAID_MAX = 1 << 20
 
 
-def trip_of(now, echo, hold):
-    """Ida e volta de um quadro: o eco do nosso relógio, menos o que o cliente diz que o segurou (e pode mentir)."""
-    return min(max(now - echo - hold, 1), TRIP_MAX_US)
+# --- bloco comum: casa ---
+VERSION = "1.0"
 
 
-class Path:
-    """O que se sabe do caminho, à moda do BBR: a volta, a maior taxa de entrega e o ruído; daí saem ritmo e janela.
-    Perda não é sinal de fila: a que resta até na volta em que devolvemos a fila é ruído do fio, e compensa-se
-    enviando a mais. Sem socket nem relógio: tempos em µs, taxas em blocos por µs."""
-
-    def __init__(self, trip):
-        self.smooth, self.var, self.trips = trip, trip / 2, collections.deque([trip], maxlen=64)
-        self.rates = collections.deque([START_BLOCKS / STARTUP_GAIN / max(trip, ACK_EVERY_US)], maxlen=10)
-        self.losses = collections.deque([0], maxlen=len(CYCLE))
-        self.gain, self.gains, self.full, self.strikes = STARTUP_GAIN, None, 0, 0
-        self.best = self.arrived = self.lost = self.mark = 0
-        self.plan()
-
-    def plan(self):
-        """Ritmo de envio e blocos no ar, do que se mediu nas últimas voltas."""
-        self.least, self.bandwidth = max(min(self.trips), 1), max(self.best, *self.rates)
-        capacity = self.bandwidth / (1 - min(NOISE_MAX, *self.losses))
-        self.rate = self.gain * capacity
-        self.window = max(self.gain, WINDOW_GAIN) * capacity * (self.least + ACK_EVERY_US) + START_BLOCKS / 4
-
-    def on_trip(self, sample):
-        """Uma ida e volta: média e variação (RFC 6298), e a menor das últimas 64 voltas."""
-        self.var += (abs(sample - self.smooth) - self.var) / 4
-        self.smooth += (sample - self.smooth) / 8
-        self.trips[-1] = min(self.trips[-1], sample)
-
-    def timeout(self, doublings):
-        return min(max(self.smooth + 4 * self.var + ACK_EVERY_US, TIMEOUT_MIN_US) * 2 ** doublings, TIMEOUT_MAX_US)
-
-    def on_ack(self, flight, rate, delivered, arrived, lost):
-        """Chegou o envio `flight`, e desde ele entregou-se a `rate`; os outros contam blocos: ao todo, e agora."""
-        self.arrived, self.lost = self.arrived + arrived, self.lost + lost
-        if not flight.limited or rate > self.bandwidth:  # com a janela do cliente fechada, a taxa é a dele
-            self.best = max(self.best, rate)
-        if flight.delivered >= self.mark:  # foi enviado depois da última volta: acabou mais uma
-            self.mark = delivered
-            self.end_round(flight.limited)
-        self.plan()
-
-    def end_round(self, limited):
-        if self.arrived + self.lost >= NOISE_BLOCKS:
-            self.losses.append(self.lost / (self.arrived + self.lost))
-            self.arrived = self.lost = 0
-        if self.best:
-            self.rates.append(self.best)
-            self.best = 0
-        self.trips.append(self.smooth)
-        if not self.gains and not limited:
-            self.strikes = 0 if self.rates[-1] > 1.25 * self.full else self.strikes + 1
-            self.full = max(self.full, self.rates[-1])
-            if self.strikes == 3:  # três voltas sem crescer um quarto: o cano está cheio
-                self.gains = itertools.chain([DRAIN_GAIN], itertools.cycle(CYCLE))
-        if self.gains:
-            self.gain = next(self.gains)
+class Failure(Exception):
+    """Erro que o usuário pode resolver: vira uma linha em stderr e estado 1, nunca um traceback."""
 
 
-class Sender:
-    """Um arquivo a caminho: o que voa, o que chegou, o que se perdeu, quando enviar mais. Sem socket nem relógio.
-    A perda se acha pelo tempo, como no RACK (RFC 8985): perdeu-se o bloco que saiu claramente antes de outro que já
-    chegou. Troca de ordem não engana, e um buraco é achado em uma volta. No silêncio, só uma sonda fala."""
+class Parser(argparse.ArgumentParser):
+    """O argparse, com o erro de uso em uma linha só (estado 2)."""
 
-    def __init__(self, total, queue, window, now, trip, peer_clock):
-        self.total, self.queue = total, max(1, min(queue, FLYING_MAX))  # quadros que cabem na fila do cliente
-        self.window = min(window, FLYING_MAX)        # blocos que ele aceita além do que lhe falta
-        self.base = self.fresh = self.beyond = 0     # o que lhe falta; o nunca enviado; bit i: base + i chegou
-        self.flying, self.lost = {}, collections.deque()  # bloco -> Flight, na ordem do envio; perdidos
-        self.delivered = self.sent = self.again = 0
-        self.echo, self.anchor, self.peer_clock = 0, now, peer_clock  # envio mais novo que chegou; relógio do cliente
-        self.path, self.credit, self.paced = Path(trip), 1.0, now  # blocos que o ritmo permite, contados até `paced`
-        self.heard, self.doublings, self.limited = now, 0, False  # última novidade; sondas sem resposta
-
-    def on_ack(self, now, peer_clock, following, echo, hold, window, bits):
-        """Aplica uma confirmação; False (e nada muda) se ela é velha, repetida ou impossível."""
-        if peer_clock <= self.peer_clock or not self.base <= following <= self.fresh or echo > now:
-            return False
-        self.doublings, self.window = 0, min(window, FLYING_MAX)
-        if echo:
-            self.path.on_trip(trip_of(now, echo, hold))
-            self.echo = max(self.echo, echo)
-        before, flight = self.delivered, self.settle(following, bits & ((1 << (self.fresh - following)) - 1))
-        lost = self.find_lost()
-        if flight:  # a entrega durou o que diz o relógio do cliente, e nunca menos do que o envio
-            self.heard = now
-            span = max(peer_clock - flight.peer_clock, flight.sent - flight.anchor, 1)
-            self.path.on_ack(flight, (self.delivered - flight.delivered) / span, self.delivered,
-                             self.delivered - before, lost)
-            self.anchor = max(self.anchor, flight.sent)
-        self.peer_clock = peer_clock
-        return True
-
-    def settle(self, following, bits):
-        """Dá por entregue o que chegou; devolve o Flight do mais novo entre eles, ou None."""
-        advance, arrived = following - self.base, list(range(self.base, following))
-        self.delivered += advance - bin(self.beyond & ((1 << advance) - 1)).count("1")
-        self.base, self.beyond = following, self.beyond >> advance
-        fresh = [following + at for at, bit in enumerate(bin(bits & ~self.beyond)[:1:-1]) if bit == "1"]
-        self.delivered += len(fresh)
-        self.beyond |= bits
-        landed = filter(None, (self.flying.pop(block, None) for block in arrived + fresh))
-        return max(landed, default=None)  # um Flight começa por `sent`: o maior é o mais novo
-
-    def find_lost(self):
-        """Passa a `lost` o que saiu claramente antes do envio mais novo que chegou; devolve quantos."""
-        limit = self.echo - self.path.least // 8 - 100
-        found = [block for block, _ in itertools.takewhile(lambda item: item[1].sent < limit, self.flying.items())]
-        for block in found:
-            del self.flying[block]
-        self.lost.extend(found)
-        return len(found)
-
-    def take(self, now, most):
-        """O que enviar agora, (primeiro bloco, quantos), já dado por enviado; None se não é hora."""
-        rate, self.limited = self.path.rate, False
-        self.credit, self.paced = min(self.credit + rate * (now - self.paced), max(rate * BURST_US, 2)), now
-        quota = min(int(self.credit), int(min(self.path.window, self.queue)) - len(self.flying), most)
-        if self.base < self.fresh and now >= self.heard + self.path.timeout(self.doublings):
-            self.heard, self.doublings = now, min(self.doublings + 1, 10)
-            return self.fly(self.base, 1, now, True)  # a sonda: a resposta a ela mostra tudo o que se perdeu
-        if quota <= 0 or self.doublings:
-            return None
-        while self.lost:
-            block = self.lost.popleft()
-            if block >= self.base and not self.beyond >> (block - self.base) & 1:
-                return self.fly(block, 1, now, True)
-        count = min(quota, self.base + self.window - self.fresh, self.total - self.fresh)
-        self.limited = count < quota
-        self.fresh += max(count, 0)
-        return self.fly(self.fresh - count, count, now, False) if count > 0 else None
-
-    def fly(self, first, count, now, again):
-        self.heard = self.heard if self.flying else now
-        if again:
-            self.flying.pop(first, None)  # volta ao fim do dicionário, que guarda a ordem do envio
-        flight = Flight(now, self.delivered, self.peer_clock, self.anchor, self.limited)
-        self.flying.update(dict.fromkeys(range(first, first + count), flight))
-        self.credit, self.sent, self.again = self.credit - count, self.sent + count, self.again + count * again
-        return first, count
-
-    def next_time(self, now):
-        """Quando chamar take() de novo, se nada chegar antes."""
-        silence = self.heard + self.path.timeout(self.doublings) if self.base < self.fresh else now + TIMEOUT_MAX_US
-        room = min(self.path.window, self.queue) - len(self.flying)
-        if self.doublings or room < 1 or not (self.lost or self.fresh < min(self.total, self.base + self.window)):
-            return silence
-        quantum = min(max(self.path.rate * BURST_US / 4, 1), room)  # acordar a cada bloco custaria mais do que ele
-        return min(silence, now + int(max(quantum - self.credit, 0) / self.path.rate) + 1)
+    def error(self, message):
+        self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
 
 
-class Refusal(Exception):
-    """Um pedido que não se atende: vira um quadro ERRO com este código."""
+def escape(text: str) -> str:
+    r"""Mostra o que não se imprime (ESC vira \x1b): a rede não comanda o terminal de ninguém."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-class Source:
-    """Um arquivo aberto para servir. O hash dele se calcula nas folgas do laço."""
-
-    def __init__(self, fd, size=None):
-        status = os.fstat(fd)
-        self.fd, self.stamp = fd, (status.st_size, status.st_mtime_ns)
-        self.size, self.date = size or status.st_size, status.st_mtime_ns
-        self.hash, self.hashed, self.digest = hashlib.sha256(), 0, bytes(32)  # zeros: ainda não se sabe
-
-    def hash_step(self):
-        """Um passo do hash; False se não há mais o que fazer."""
-        if any(self.digest) or self.size == ZEROS_SIZE:
-            return False
-        piece = os.pread(self.fd, HASH_STEP, self.hashed)
-        self.hash.update(piece)
-        self.hashed += len(piece)
-        if not piece or self.hashed >= self.size:
-            self.digest = self.hash.digest()
-        return True
+def number(kind, low, high, unit):
+    """Cria o type= de uma opção: um número (kind = int ou float) de low a high, ou uma linha de erro."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:  # NaN também cai aqui
+            raise argparse.ArgumentTypeError(f"{text!r} não serve: use {unit} de {low} a {high}")
+        return value
+    return parse
 
 
-def open_source(server, name):
-    """Abre `name` abaixo da pasta: sem '..', sem link simbólico no caminho, e só arquivo comum. Levanta Refusal."""
-    if name == ZEROS_NAME:
-        return Source(os.open("/dev/zero", os.O_RDONLY), ZEROS_SIZE)
-    if name == CATALOG_NAME:
-        fd = os.memfd_create("catalogo")
-        os.write(fd, server.catalog())
-        return Source(fd)
-    parts = name.split(b"/")
-    if b"\0" in name or any(part in (b"", b".", b"..") for part in parts):
-        raise Refusal(DENIED)
-    fd, code = os.dup(server.folder), DENIED
+def run(build_parser, action, argv=None):
+    """Lê a linha de comando, roda action(args) e devolve o estado de saída: 0, 1 ou 130 (o argparse sai com 2)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="replace")  # saída cp1252 ou ascii: o acento se perde, o programa não
     try:
-        for part in parts:  # O_NONBLOCK: abrir um FIFO não espera ninguém
-            parent, fd = fd, os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
-            os.close(parent)
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            return Source(fd)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-            code = NOT_FOUND if error.errno in (errno.ENOENT, errno.ENAMETOOLONG) else GENERAL
-    os.close(fd)
-    raise Refusal(code)
-
-
-def list_folder(folder):
-    """Gera o catálogo, "tamanho data nome": o que open_source aceitaria, menos os ocultos."""
-    for path, folders, names, fd in os.fwalk(".", dir_fd=folder):
-        folders[:] = sorted(name for name in folders if name[0] != "." and path.count("/") < DEPTH_MAX)
-        for name in sorted(name for name in names if name[0] != "."):
-            with contextlib.suppress(OSError):  # apagado enquanto listávamos, ou fechado para nós
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    yield b"%d %d %s\0" % (status.st_size, status.st_mtime_ns, os.fsencode(f"{path}/{name}"[2:]))
-
-
-class Session:
-    """Um cliente: uma cópia, ou uma conversa."""
-
-    def __init__(self, server, mac, client_nonce, mtu, now):
-        self.server, self.mac, self.number = server, mac, 0
-        while self.number == 0 or self.number in server.sessions:
-            self.nonce = os.urandom(16)
-            self.number, key = session_of(server.key, client_nonce, self.nonce)
-        self.seal_size, self.seal = make_seal(key)
-        self.room = min(min(mtu, server.mtu) - (HEADER.size - 14) - self.seal_size, 0xFFFF)
-        self.confirmed, self.heard, self.advanced = False, now, now
-        self.source = self.sender = self.asked = self.refusal = None
-        self.expected, self.inbox = 0, bytearray()          # texto que chega: o número da próxima parte
-        self.spoken, self.outbox = 0, collections.deque()   # texto que vai: o número da primeira parte na fila
-
-    def reply(self, kind, block=0, payload=b""):
-        self.server.send(pack_frame(self.seal, self.mac, self.server.mac, kind, self.number, block, clock(), payload))
-
-    def handle(self, frame, now):
-        """Um quadro autêntico deste cliente."""
-        self.heard = now
-        if frame.kind == BYE:
-            self.server.drop(self)
-        elif self.refusal:
-            self.refuse(self.refusal)
-        elif frame.kind in self.HANDLERS:
-            self.confirmed = True
-            self.HANDLERS[frame.kind](self, frame, now)
-
-    def refuse(self, code):
-        """Recusada, a sessão só espera o FIM, e volta a contar como uma que só disse OLÁ."""
-        self.refusal, self.confirmed = code, False
-        self.close()
-        self.reply(ERROR, 0, LAYOUT[ERROR].pack(code))
-
-    def close(self):
-        if self.source:
-            os.close(self.source.fd)
-        self.source = self.sender = None  # senão o hash dele continuaria a atrasar os outros
-
-    def on_open(self, frame, now):
-        if self.asked is None:
-            offset, size, date, free, queue, window, echo, hold, name = unpack_body(OPEN, frame.payload)
-            self.asked, self.source = frame.payload, open_source(self.server, name)
-            same = (size, date) == (self.source.size, self.source.date) and offset <= size
-            self.offset = offset if same else 0  # senão o parcial dele é de outro arquivo, ou de outra versão deste
-            rest = self.source.size - self.offset
-            if rest > free:
-                raise Refusal(TOO_BIG)
-            self.sender = Sender(-(-rest // self.room), queue, window, now, trip_of(now, echo, hold), frame.clock)
-            self.make_batch()
-        if self.asked == frame.payload:
-            self.send_card()
-
-    def send_card(self):
-        """FICHA: o descritor do arquivo, e as contas da cópia."""
-        source, sender, path, status = self.source, self.sender, self.sender.path, os.fstat(self.source.fd)
-        if (status.st_size, status.st_mtime_ns) != source.stamp:  # mudou desde que foi aberto
-            raise Refusal(CHANGED)
-        self.reply(CARD, 0, LAYOUT[CARD].pack(self.offset, source.size, source.date, self.room, source.digest,
-                                              sender.sent, sender.again, int(path.smooth), int(path.least)))
-
-    def on_ack(self, frame, now):
-        echo, hold, window, bits = unpack_body(ACK, frame.payload)
-        sender, base = self.sender, self.sender and self.sender.base
-        if not sender or not sender.on_ack(now, frame.clock, from_wire(frame.block, base), echo, hold, window,
-                                           int.from_bytes(bits, "little")):
-            raise ProtocolError("confirmação velha")
-        self.advanced = now if sender.base > base else self.advanced
-        if sender.base == sender.total or not sender.window:  # acabou; ou o destino parou, e quer saber se vivemos
-            self.send_card()
-
-    def on_text(self, frame, now):
-        more, piece = unpack_body(TEXT, frame.payload)
-        if frame.block == self.expected:
-            self.expected, self.advanced = self.expected + 1, now
-            self.inbox += piece
-            if len(self.inbox) > MESSAGE_MAX:
-                raise Refusal(GENERAL)
-            if more == LAST:
-                self.server.speaker = self
-                self.server.say(f"{self.mac.hex(':')} diz: {escape(self.inbox.decode('utf-8', 'replace'))}")
-                self.inbox.clear()
-        if frame.block < self.expected:  # a repetida ganha outro recibo, e mais nada
-            self.reply(RECEIPT, frame.block)
-
-    def on_fetch(self, frame, now):
-        while self.outbox and self.spoken < frame.block:
-            self.outbox.popleft()
-            self.spoken += 1
-        self.advanced = now
-        ready = self.outbox and self.spoken == frame.block
-        self.reply(SPEECH, frame.block, self.outbox[0] if ready else bytes([NOTHING]))
-
-    HANDLERS = {OPEN: on_open, ACK: on_ack, TEXT: on_text, FETCH: on_fetch}
-
-    def make_batch(self):
-        """Quadros lado a lado num bytearray só, com o cabeçalho já escrito e as fatias já cortadas."""
-        size = HEADER.size + self.room + self.seal_size
-        head = HEADER.pack(self.mac, self.server.mac, ETHERTYPE, DATA, WIRE_VERSION, self.room, self.number, 0, 0)
-        view = memoryview(bytearray(head.ljust(size, b"\0") * max(1, min(BATCH_BLOCKS, BATCH_BYTES // size))))
-        frames = [view[at:at + size] for at in range(0, len(view), size)]
-        self.payloads = [frame[HEADER.size:-self.seal_size] for frame in frames]
-        self.parts = [(frame, frame[KIND_AT:-self.seal_size], frame[-self.seal_size:]) for frame in frames]
-
-    def step(self, now):
-        """Envia o que for hora de enviar; devolve quando chamar de novo."""
-        deadline = min(self.heard + (SILENCE_US if self.confirmed else HALF_OPEN_US), self.advanced + STALLED_US)
-        if now > deadline:
-            self.server.drop(self)
-        elif self.sender and self.sender.base < self.sender.total:
-            return min(deadline, self.pump(now))
-        return deadline
-
-    def pump(self, now):
-        budget, sender = len(self.parts), self.sender
-        while budget > 0:
-            first, count = sender.take(now, budget) or (0, 0)
-            if not count:
-                return sender.next_time(now)
-            self.send_blocks(first, count, now)
-            if first + count == sender.total and any(self.source.digest):
-                self.send_card()  # o hash vai logo atrás do último bloco: uma volta a menos no fim
-            budget -= count
-        return now
-
-    def send_blocks(self, first, count, now):
-        """Lê e envia blocos seguidos."""
-        offset, number, send, seal = self.offset + first * self.room, to_wire(first), self.server.send, self.seal
-        size = min(count * self.room, self.source.size - offset)
-        if os.preadv(self.source.fd, self.payloads[:count], offset) != size:
-            raise Refusal(CHANGED)  # encolheu enquanto era lido
-        for frame, sealed, mark in self.parts[:size // self.room]:
-            BLOCK_AND_CLOCK.pack_into(frame, BLOCK_AT, number, now)
-            mark[:] = seal(sealed)
-            send(frame)
-            number = (number + 1) & 0xFFFFFFFF
-        if size % self.room:  # o último bloco do arquivo é mais curto
-            rest = bytes(self.payloads[count - 1][:size % self.room])
-            send(pack_frame(seal, self.mac, self.server.mac, DATA, self.number, number, now, rest))
-
-
-class Server:
-    """O laço: um socket, as sessões, e o terminal de quem opera o servidor."""
-
-    def __init__(self, args, sock, mac, mtu):
-        drop_root()  # antes de abrir o que for do usuário
-        self.interface, self.verbose, self.most = args.interface, args.verbose, args.max_clientes
-        self.sock, self.mac, self.mtu = sock, mac, mtu
-        self.key = read_key(args.chave_arquivo)
-        _, self.seal = make_seal(self.key)
-        try:
-            self.folder = os.open(args.pasta, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise Failure(f"a pasta {args.pasta!r} não serve ({error.strerror}). Crie-a: mkdir {args.pasta}") from None
-        self.sessions, self.ignored, self.listed_until = {}, collections.Counter(), 0
-        self.buffer, self.speaker = memoryview(bytearray(self.mtu + 14)), None
-        self.typed, self.unsaid = bytearray(), {1: bytearray(), 2: bytearray()}  # o que stdout e stderr não aceitaram
-
-    def send(self, frame):
-        """Envia um quadro. Fila da placa cheia: espera um pouco, poucas vezes; depois, é como se o fio o perdesse."""
-        if self.verbose:
-            self.say(describe("->", frame), 2)
-        for _ in range(FULL_TRIES):
-            try:
-                return self.sock.send(frame)
-            except OSError as error:
-                self.excuse(error)
-                time.sleep(FULL_S if error.errno in (errno.EAGAIN, errno.ENOBUFS) else 0)  # só a fila se esvazia
-
-    def excuse(self, error):
-        """Fila vazia ou cheia, interface desligada, MTU encolhido: passam. O resto é o fim."""
-        if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN, errno.EMSGSIZE):
-            raise Failure(f"a interface {self.interface} sumiu ({error.strerror}). Veja as outras: ip -br link")
-
-    def receive(self):
-        """Atende o que já chegou, um lote no máximo: os envios não param."""
-        for _ in range(BATCH_BLOCKS):
-            try:
-                data = self.buffer[:self.sock.recv_into(self.buffer)]
-            except OSError as error:  # não há mais, ou a interface caiu (o kernel avisa uma vez só)
-                return self.excuse(error)
-            try:
-                self.dispatch(data, clock())
-            except ProtocolError as error:
-                self.ignored[str(error)] += 1
-
-    def dispatch(self, data, now):
-        session = self.sessions.get(int.from_bytes(data[SESSION_AT:SESSION_AT + 4], "big"))
-        if session is None and data[KIND_AT:KIND_AT + 1] == bytes([BYE]):  # o segundo FIM de quem já se foi
-            return
-        frame = unpack_frame(session.seal if session else self.seal, data)
-        if self.verbose:
-            self.say(describe("<-", data), 2)
-        if frame.kind & FROM_SERVER or frame.target not in (self.mac, BROADCAST) or frame.source[0] & 1:  # grupo
-            raise ProtocolError("não é para mim")
-        if frame.kind == HELLO and frame.session == 0:
-            return self.welcome(frame, now)
-        if session is None or frame.source != session.mac:
-            raise ProtocolError("sessão desconhecida")
-        if not session.confirmed and sum(other.confirmed for other in self.sessions.values()) >= self.most:
-            session.refusal = session.refusal or FULL
-        self.attempt(session, session.handle, frame, now)
-
-    def attempt(self, session, action, *args):
-        """O que falha num cliente acaba só com ele."""
-        try:
-            return action(*args)
-        except (Refusal, OSError) as error:  # OSError: disco com defeito, descritores demais
-            session.refuse(error.args[0] if isinstance(error, Refusal) else GENERAL)
-
-    def welcome(self, frame, now):
-        """OLÁ: uma sessão nova, que só custa um lugar entre as que esperam."""
-        nonce, mtu, _ = unpack_body(HELLO, frame.payload)
-        if mtu < MTU_MIN:
-            raise ProtocolError("MTU impossível")
-        waiting = [session for session in self.sessions.values() if not session.confirmed]
-        for oldest in waiting[:1 - HALF_OPEN_MAX]:
-            self.drop(oldest)
-        session = Session(self, frame.source, nonce, mtu, now)
-        self.sessions[session.number] = session
-        body = LAYOUT[WELCOME].pack(nonce, session.nonce) + socket.gethostname().encode()[:64]
-        self.send(pack_frame(self.seal, frame.source, self.mac, WELCOME, session.number, 0, clock(), body))
-
-    def catalog(self):
-        """O catálogo. Lê-lo para o laço: só se relê depois de CATALOG_REST vezes o que a última leitura durou."""
-        now = clock()
-        if now >= self.listed_until:
-            self.listing = b"".join(itertools.islice(list_folder(self.folder), CATALOG_MAX))
-            self.listed_until = clock() + CATALOG_REST * (clock() - now)
-        return self.listing
-
-    def drop(self, session):
-        if self.sessions.pop(session.number, None):
-            session.close()
-
-    def read_terminal(self):
-        """O que o operador digita responde a quem falou por último; False no fim da entrada."""
-        try:
-            piece = os.read(0, 1 << 16)
-        except OSError:  # EIO: em segundo plano o terminal não é nosso (e serve() ignora o SIGTTIN, que nos pararia)
-            piece = b""
-        self.typed += piece
-        while b"\n" in self.typed or self.typed and not piece or len(self.typed) > MESSAGE_MAX:
-            line, _, self.typed = self.typed.partition(b"\n")
-            session = self.speaker
-            if session is None or session.number not in self.sessions or len(session.outbox) > OUTBOX_MAX:
-                self.say("ninguém na linha: a resposta vai a quem mandou a última mensagem", 2)
-            else:
-                session.outbox.extend(split_text(line.decode("utf-8", "replace"), session.room))
-        return bool(piece)
-
-    def say(self, text, fd=1):
-        """Diz ao operador, sem esperar: um cano que ninguém lê, ou um terminal parado (Ctrl+S), não para o laço."""
-        if len(self.unsaid[fd]) < UNSAID_MAX:
-            self.unsaid[fd] += f"{text}\n".encode(sys.stdout.encoding, "replace")
-        else:
-            self.ignored["mensagem que ninguém leu"] += 1
-
-    def flush(self, fd):
-        """Escreve o que a saída aceitar já. Sem bloqueio só por um instante: o terminal é também de outros."""
-        os.set_blocking(fd, False)
-        try:
-            del self.unsaid[fd][:os.write(fd, self.unsaid[fd])]
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # `| head -1` já leu o que queria: é o fim
-                raise
-            if error.errno != errno.EAGAIN:  # cheia, espera-se; disco cheio, terminal que se foi: perde-se a mensagem
-                self.unsaid[fd].clear()
-        finally:
-            os.set_blocking(fd, True)
-
-    def serve(self):
-        listen = [self.sock, 0]
-        while True:
-            self.receive()
-            now = clock()
-            sessions = list(self.sessions.values())
-            wake = min((self.attempt(s, s.step, now) or now for s in sessions), default=now + TIMEOUT_MAX_US)
-            busy = wake <= now or any([self.attempt(s, s.source.hash_step) for s in sessions if s.source])
-            waiting = [fd for fd, text in self.unsaid.items() if text]
-            ready, room, _ = select.select(listen, waiting, [], 0 if busy else (wake - now) / 1e6)
-            for fd in room:
-                self.flush(fd)
-            if 0 in ready and not self.read_terminal():
-                listen.remove(0)
-
-    def close(self):
-        for number in (signal.SIGINT, signal.SIGTERM):  # o segundo Ctrl+C não corta as contas do primeiro
-            signal.signal(number, signal.SIG_IGN)
-        for session in list(self.sessions.values()):
-            self.drop(session)
-        os.close(self.folder)
-        if self.ignored:
-            self.say("quadros ignorados: " + ", ".join(f"{why} {n}" for why, n in self.ignored.items()), 2)
-        for fd in 2, 1:  # as contas primeiro: a 1 pode já não ter quem a leia (EPIPE)
-            self.flush(fd)
+        status = action(build_parser().parse_args(argv))
+        print(end="", flush=True)  # um cano fechado aparece aqui, e não na saída do interpretador
+        return status or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head -1` já foi embora: nada mais a escrever, nem na hora de sair
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Failure, OSError) as error:
+        print(f"{os.path.basename(sys.argv[0])}: erro: {error}", file=sys.stderr)
+        return 1
+# --- fim do bloco comum: casa ---
 
 
 def serve(args):
     open_standard()
-    sock, mac, mtu = open_link(args.interface, 0, QUEUE_BYTES)
-    signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # ver read_terminal
-    with sock, contextlib.suppress(KeyboardInterrupt), contextlib.closing(Server(args, sock, mac, mtu)) as server:
-        print(f"escutando em {args.interface} ({mac.hex(':')}, MTU {mtu}, uid {os.geteuid()})", flush=True)
-        server.serve()
+    with contextlib.closing(Link(args.interface)) as link:
+        # Antes de abrir o que for do usuário.
+        drop_root()
+        # Em segundo plano, ler o terminal não nos para: ver read_terminal.
+        signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+        server = Server(args, link)
+        if args.verbose:
+            link.verbose = lambda line: server.say(line, 2)
+        with contextlib.suppress(KeyboardInterrupt), contextlib.closing(server):
+            print(f"escutando em {args.interface} ({link.mac.hex(':')}, MTU {link.mtu}, "
+                  f"uid {os.geteuid()})", flush=True)
+            server.serve()
 
 
 def build_parser():
-    parser = Parser(description="Servidor de filmes sem IP: uma pasta, direto em quadros Ethernet (0x88B5).",
-                    epilog="Precisa de sudo, ou CAP_NET_RAW. Em outro terminal: sudo ./raw_client.py")
-    parser.add_argument("interface", nargs="?", default="lo", metavar="INTERFACE", help="por onde servir (padrão: lo)")
-    parser.add_argument("--pasta", default="videos", metavar="PASTA", help="o que servir (padrão: videos)")
-    parser.add_argument("--chave-arquivo", metavar="ARQUIVO", help="só atende quem tem o mesmo arquivo de chave")
-    parser.add_argument("--max-clientes", type=number(int, 1, 1000, "um número"), default=16, metavar="N",
-                        help="os que passam disso são recusados (padrão: 16)")
+    parser = Parser(
+        description="Servidor de filmes sem IP: uma pasta, direto em quadros Ethernet (0x88B5).",
+        epilog="Precisa de sudo, ou CAP_NET_RAW. Em outro terminal: sudo ./raw_client.py")
+    parser.add_argument("interface", nargs="?", default="lo", metavar="INTERFACE",
+                        help="por onde servir (padrão: lo)")
+    parser.add_argument("--pasta", default="videos", metavar="PASTA",
+                        help="o que servir (padrão: videos)")
+    parser.add_argument("--chave-arquivo", metavar="ARQUIVO",
+                        help="só atende quem tem o mesmo arquivo de chave")
+    parser.add_argument("--max-clientes", type=number(int, 1, 1000, "um número"), default=16,
+                        metavar="N", help="os que passam disso são recusados (padrão: 16)")
     parser.add_argument("--verbose", action="store_true", help="mostra em stderr cada quadro")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser

@@ -3523,6 +3523,9 @@ class TestClienteUDP(UDPTestCase):
         child.wait()
 
 
+# ---------------------------------------------------------------------------------------------
+# raw_server.py (e o laboratório dos dois scripts crus)
+
 RAW_LAB = r'''
 import array, socket, subprocess, sys
 control = socket.socket(fileno=int(sys.argv[1]))
@@ -3848,6 +3851,8 @@ class SimulatedLink:
         self.sender = server.Sender(total, window, window, 0, 2 * delay, 0)
         self.receiver, self.ready, self.newest, self.newest_at, self.acked = client.Receiver(total, window), [], 0, 0, 0
         self.acking, self.blackout = False, (0, 0)
+        # Bloco -> quantas vezes ainda o perdemos; e quando partiu, a cada vez.
+        self.victims, self.departures = {}, collections.defaultdict(list)
 
     def later(self, when, action, *args):
         self.order += 1
@@ -3863,7 +3868,7 @@ class SimulatedLink:
         return len(self.ready) * self.wire / max(self.now, 1)
 
     def finished(self):
-        return self.sender.base == self.sender.total
+        return self.sender.finished()
 
     def arrive(self, way):
         when = self.now + self.delay + self.random.uniform(-self.jitter, self.jitter)
@@ -3882,6 +3887,9 @@ class SimulatedLink:
                 break
             for block in range(first, first + count):
                 waiting = (self.free - self.now) / self.wire
+                self.departures[block].append(self.now)
+                if self.victims.get(block, 0) >= len(self.departures[block]):
+                    continue
                 if not self.lost() and waiting < self.queue:
                     self.free = max(self.free, self.now) + self.wire
                     self.later(self.arrive(0) + self.free - self.now, self.deliver, block, self.now)
@@ -3912,8 +3920,47 @@ class SimulatedLink:
         self.wake()
 
 
-class TestRawRitmo(unittest.TestCase):
-    """O ritmo de envio num gargalo simulado: o relógio é nosso, e a mesma semente dá sempre o mesmo número."""
+class SimulatedSocket:
+    """O socket do servidor ingênuo: do outro lado do fio, um cliente que confirma. recv() faz o relógio andar."""
+
+    def __init__(self, server, delay=20_000, lose=(), flip=(), timeout=0.1):
+        self.m, self.delay, self.lose, self.flip, self.patience = server, delay, lose, flip, int(timeout * 1e6)
+        self.now, self.sent, self.answers, self.received = 0, [], [], []
+        _, self.seal = server.make_seal()
+
+    def send(self, frame):
+        self.sent.append((self.now, len(self.received)))
+        if len(self.sent) in self.lose:
+            return
+        frame = self.m.unpack_frame(self.seal, frame)
+        if frame.block == len(self.received):
+            self.received.append(frame.payload)
+        body = bytes(self.m.LAYOUT[self.m.ACK].size)
+        answer = self.m.pack_frame(self.seal, bytes(6), bytes(6), self.m.ACK, 7, len(self.received), 0, body)
+        if len(self.sent) in self.flip:
+            answer = answer[:-1] + bytes([answer[-1] ^ 1])
+        self.answers.append((self.now + 2 * self.delay, answer))
+
+    def recv(self, size):
+        deadline = self.now + self.patience
+        if not self.answers or self.answers[0][0] > deadline:
+            self.now = deadline
+            raise socket.timeout
+        when, answer = self.answers.pop(0)
+        self.now = max(self.now, when)
+        return answer
+
+    def run(self, pieces):
+        """Roda o programa ingênuo da docstring; devolve quanto tempo (µs) ele levou."""
+        words = self.m.__doc__.split("O servidor ingênuo")[1].split("\n\n")[1]
+        names = dict(vars(self.m), sock=self, seal=self.seal, client=bytes(6), mine=bytes(6), session=7,
+                     pieces=pieces, clock=lambda: self.now)
+        exec(textwrap.dedent(words), names)
+        return self.now
+
+
+class RawLinkTestCase(unittest.TestCase):
+    """Um gargalo simulado: o relógio é nosso, e a mesma semente dá sempre o mesmo número."""
 
     @classmethod
     def setUpClass(cls):
@@ -3923,23 +3970,51 @@ class TestRawRitmo(unittest.TestCase):
         simulated = SimulatedLink(self.server, self.client, **link)
         return simulated.run(int(seconds * 1e6)), simulated
 
-    def test_clean_and_random_loss(self):
-        for lose, least in ((0, 0.80), (0.01, 0.78), (0.05, 0.75), (0.2, 0.65)):
-            used, link = self.use(lose=lose)
-            self.assertGreater(used, least, (SEED, lose))
 
-    def test_noise_is_compensated(self):
-        """Passada a partida, 20 % de ruído custa envios, e não taxa: chegam blocos à taxa do gargalo."""
-        _, link = self.use(seconds=1, lose=0.2)
-        before = link.sender.delivered
-        link.run(2_000_000)
-        self.assertGreater((link.sender.delivered - before) * link.wire, 0.9e6, SEED)
+class TestRawServerNaive(RawLinkTestCase):
+    """O programa da docstring, que roda; e as faltas dele, uma por uma, ao lado do nosso."""
 
-    def test_jitter_is_not_a_queue(self):
-        self.assertGreater(self.use(lose=0.01, jitter=5000)[0], 0.75, SEED)
+    pieces = [bytes([at]) * 1476 for at in range(50)]
 
-    def test_short_queue(self):
-        self.assertGreater(self.use(queue=20)[0], 0.75, SEED)
+    def test_it_runs(self):
+        sock = SimulatedSocket(self.server)
+        sock.run(self.pieces)
+        self.assertEqual((sock.received, len(sock.sent)), (self.pieces, 50))
+
+    def test_bent_frame_is_the_end_of_it(self):
+        self.assertRaises(self.server.ProtocolError, SimulatedSocket(self.server, flip=[3]).run, self.pieces)
+
+    def test_a_lost_block_waits_for_the_deadline(self):
+        """Perdido o bloco 20, o ingênuo espera o prazo inteiro; nós, uma volta e pouco."""
+        sock = SimulatedSocket(self.server, lose=[21])
+        sock.run(self.pieces)
+        first, again = [when for when, block in sock.sent if block == 20]
+        self.assertEqual(again - first, 100_000)
+        link = SimulatedLink(self.server, self.client, total=2000)
+        link.victims = {20: 1}
+        link.run(10_000_000)
+        first, again = link.departures[20]
+        self.assertLess(again - first, 50_000)
+
+    def test_one_block_a_trip(self):
+        """Numa volta de 40 ms, 50 blocos levam 2 s; nós enviamos 3000 nesse tempo."""
+        self.assertEqual(SimulatedSocket(self.server).run(self.pieces), 50 * 40_000)
+        _, link = self.use(seconds=2)
+        self.assertGreater(len(link.ready), 3000)
+
+    def test_longer_than_its_deadline(self):
+        """Uma volta de 120 ms, com prazo de 100: cada bloco vai duas vezes; os nossos, uma."""
+        sock = SimulatedSocket(self.server, delay=60_000)
+        sock.run(self.pieces)
+        self.assertGreaterEqual(len(sock.sent), 2 * len(self.pieces) - 1)
+        link = SimulatedLink(self.server, self.client, delay=60_000, total=2000, queue=10**6)
+        link.run(60_000_000)
+        self.assertTrue(link.finished())
+        self.assertEqual(link.sender.again, 0)
+
+
+class TestRawServerFlights(RawLinkTestCase):
+    """O que se perdeu, no gargalo simulado."""
 
     def test_reordering_costs_nothing(self):
         used, link = self.use(swap=0.02, queue=10**6)
@@ -3952,6 +4027,10 @@ class TestRawRitmo(unittest.TestCase):
             self.assertTrue(link.finished(), seed)
             self.assertEqual(len(link.ready), 300, seed)
 
+
+class TestRawServerSender(RawLinkTestCase):
+    """Quando enviar, e o quê: um plano só."""
+
     def test_outage_sends_only_probes(self):
         simulated = SimulatedLink(self.server, self.client, total=4000)
         simulated.blackout = 300_000, 2_300_000
@@ -3963,15 +4042,6 @@ class TestRawRitmo(unittest.TestCase):
         self.assertTrue(simulated.finished())
         sender = self.server.Sender(1000, 64, 64, 0, 100, 0)
         self.assertEqual([sender.take(now, 1) for now in (1000, 20_000, 25_000)], [(0, 1), (0, 1), None])
-
-    def test_full_pipe_is_drained_at_once(self):
-        """A terceira volta sem crescer já é a de devolver a fila: mais uma no ganho da partida a encheria."""
-        path = self.server.Path(1000)
-        for _ in range(4):
-            self.assertEqual(path.gain, self.server.STARTUP_GAIN)
-            path.best = 1.0
-            path.end_round(False)
-        self.assertEqual(path.gain, self.server.DRAIN_GAIN)
 
     def test_closed_window_and_queue_are_respected(self):
         sender = self.server.Sender(1000, 5, 8, 0, 100, 0)
@@ -3990,7 +4060,7 @@ class TestRawRitmo(unittest.TestCase):
         self.assertTrue(sender.on_ack(10, 1, 1, 5, 0, 2**32 - 1, 2**9000 - 1))  # bitmap do que nunca foi enviado
         self.assertFalse(sender.on_ack(11, 1, 1, 5, 0, 9, 0))                   # repetida
         self.assertLessEqual(sender.window, self.server.FLYING_MAX)
-        self.assertEqual((sender.base, sender.delivered), (1, 1))
+        self.assertEqual((sender.flights.base, sender.flights.delivered), (1, 1))
         for echo, hold in ((0, 0), (2**64 - 1, 0), (0, 2**32 - 1), (1, 2**32 - 1)):  # relógios de mentira
             self.assertTrue(1 <= self.server.trip_of(2**50, echo, hold) <= self.server.TRIP_MAX_US)
 
@@ -4009,39 +4079,148 @@ class TestRawRitmo(unittest.TestCase):
         sender = self.server.Sender(1000, 4, 4, 0, 100, 0)
         sender.take(1000, 1)
         for now in range(3000, 100_000, 5000):  # com novidades e sempre algo no ar, nenhuma sonda
-            self.assertEqual((sender.take(now, 1), sender.again), ((sender.base + 1, 1), 0))
-            sender.on_ack(now + 100, now, sender.base + 1, now - 5000, 4900, 4, 0)
+            self.assertEqual((sender.take(now, 1), sender.again), ((sender.flights.base + 1, 1), 0))
+            sender.on_ack(now + 100, now, sender.flights.base + 1, now - 5000, 4900, 4, 0)
 
 
-class TestRawServer(RawTestCase):
+class TestRawServerPath(RawLinkTestCase):
+    """O ritmo, no gargalo simulado."""
+
+    def test_clean_and_random_loss(self):
+        for lose, least in ((0, 0.80), (0.01, 0.78), (0.05, 0.75), (0.2, 0.65)):
+            used, link = self.use(lose=lose)
+            self.assertGreater(used, least, (SEED, lose))
+
+    def test_noise_is_compensated(self):
+        """Passada a partida, 20 % de ruído custa envios, e não taxa: chegam blocos à taxa do gargalo."""
+        _, link = self.use(seconds=1, lose=0.2)
+        before = link.sender.flights.delivered
+        link.run(2_000_000)
+        self.assertGreater((link.sender.flights.delivered - before) * link.wire, 0.9e6, SEED)
+
+    def test_jitter_is_not_a_queue(self):
+        self.assertGreater(self.use(lose=0.01, jitter=5000)[0], 0.75, SEED)
+
+    def test_short_queue(self):
+        self.assertGreater(self.use(queue=20)[0], 0.75, SEED)
+
+    def test_full_pipe_is_drained_at_once(self):
+        """A terceira volta sem crescer já é a de devolver a fila: mais uma no ganho da partida a encheria."""
+        path = self.server.Path(1000)
+        for _ in range(4):
+            self.assertEqual(path.gain, self.server.STARTUP_GAIN)
+            path.best = 1.0
+            path.end_round(False)
+        self.assertEqual(path.gain, self.server.DRAIN_GAIN)
+
+
+class RawServerTestCase(RawTestCase):
     """O servidor em lo, com o cliente de verdade e com quadros feitos à mão."""
 
     def key(self, name="chave", secret=b"segredo de teste 0123456789"):
         (self.home / name).write_bytes(secret)
         return ("--chave-arquivo", self.home / name), hashlib.blake2b(secret, digest_size=32).digest()
 
-    def test_everything_once_with_and_without_key(self):
-        data = self.film(size=300_000)
-        self.film("vazio.txt", 0)
-        (self.videos / "sub").mkdir()
-        (self.videos / "sub" / "ção.txt").write_bytes(b"\x81\x00\x88\xa8" * 50_000)  # o que o VLAN comeria
+    def bare_server(self):
+        """Um Server sem socket, para as contas que não dependem dele."""
+        server = self.server_module.Server.__new__(self.server_module.Server)
+        server.sessions, server.key, (_, server.seal) = {}, b"", self.server_module.make_seal()
+        server.link = self.bare_link()
+        return server
+
+    def bare_link(self):
+        link = self.server_module.Link.__new__(self.server_module.Link)
+        link.name, link.mac, link.mtu, link.sock, link.verbose = "lo", bytes(6), 1500, mock.Mock(), None
+        return link
+
+    def open_files(self, server):
+        """O que cada descritor do processo abre; um que se fecha durante a leitura já não conta."""
+        for fd in os.listdir(f"/proc/{server.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                yield os.readlink(f"/proc/{server.pid}/fd/{fd}")
+
+
+class TestRawServerProtocolError(RawServerTestCase):
+    """Quadros tortos, velhos, forjados ou de outro: contam-se, e nada mais."""
+
+    def test_random_and_mutated_frames(self):
+        self.film()
+        server, rng, m = self.serve(), random.Random(SEED), self.client_module
+        hand = self.hand_client(open_name=b"filme.bin")
+        hand.send(m.ACK, m.to_wire(0), m.LAYOUT[m.ACK].pack(0, 0, 8))
+        hand.send(m.TEXT, 0, b"\0oi")
+        hand.send(m.FETCH, 0)
+        models, meter = list(hand.sent), Meter(server)
+        before = meter.rss(), meter.fds()
+        for turn in range(4000):
+            frame = bytearray(rng.choice(models))
+            for _ in range(rng.randrange(4)):
+                frame[rng.randrange(len(frame))] = rng.getrandbits(8)
+            if turn % 4 == 0:
+                frame = frame[:14] + bytes(rng.getrandbits(8) for _ in range(rng.randrange(100)))
+            elif turn % 4 == 1:  # bem selado, mas com dados e tipo quaisquer
+                kind, size = rng.choice([*m.LAYOUT, 0, 0x40, 0xFF]), rng.randrange(60)
+                frame = m.pack_frame(hand.seal, bytes(6), bytes(6), kind & 0x7F, rng.choice([hand.session, 0, 5]),
+                                     rng.getrandbits(32), rng.getrandbits(63), os.urandom(size))
+            with contextlib.suppress(BlockingIOError):
+                hand.sock.send(frame)
+        self.client("baixar", "filme.bin")
+        after = meter.rss(), meter.fds()
+        self.assertLess(after[0] - before[0], 16 << 20, SEED)
+        self.assertLess(after[1] - before[1], 5, SEED)
+        self.stop(server)
+        self.assertRegex(server.errors(), "quadros ignorados: .*selo")
+
+    def test_session_of_another_address(self):
+        """O número da sessão não basta: quem o diz é quem a abriu."""
+        self.film()
+        self.serve()
+        hand, m = self.hand_client(), self.client_module
+        hand.sock.send(m.pack_frame(hand.seal, bytes(6), b"\2" * 6, m.BYE, hand.session, 0, 9))
+        hand.open(b"filme.bin")
+        hand.expect(m.CARD)
+
+    def test_replay_and_forgery_with_a_key(self):
+        options, key = self.key()
+        server = self.serve(*options)
+        hand = self.hand_client(key)
+        hand.send(self.client_module.TEXT, 0, b"\1uma vez")
+        hand.expect(self.client_module.RECEIPT)
+        hand.send(self.client_module.BYE)
+        server.expect("diz: uma vez\n")
+        for frame in hand.sent * 3:  # tudo de novo, byte por byte
+            hand.sock.send(frame)
+        m, (_, crc) = self.client_module, self.client_module.make_seal()
+        hello = m.LAYOUT[m.HELLO].pack(bytes(16), 9000)
+        hand.sock.send(m.pack_frame(crc, m.BROADCAST, bytes(6), m.HELLO, 0, 0, 1, hello))
+        wrong, _ = self.key("outra", b"x" * 20)
+        self.assert_one_line_error(self.client("listar", *wrong, "--espera", "0.3", status=1), "--chave-arquivo")
+        self.client("mensagem", "fim", *options)
+        self.assertNotIn(b"uma vez", server.expect("diz: fim\n").string.split(b"diz: fim")[0])
+        self.stop(server)
+        self.assertRegex(server.errors(), "quadros ignorados: .*selo")
+
+    def test_clean_conversation_ignores_nothing(self):
+        """O cliente diz FIM duas vezes, e o segundo, de uma sessão que acabou, não é um quadro torto."""
         options, _ = self.key()
-        for extra in ((), options):
-            server = self.serve(*extra)
-            listing = self.client("listar", *extra).text
-            self.assertRegex(listing, r"3 arquivo\(s\)\n.*filme\.bin\n.*vazio\.txt\n.*sub/ção\.txt\n")
-            for name, wanted in (("vazio.txt", b""), ("sub/ção.txt", b"\x81\x00\x88\xa8" * 50_000))[not extra:]:
-                self.client("lo", "baixar", name, *extra, "--sobrescrever")
-                self.assertEqual((self.home / os.path.basename(name)).read_bytes(), wanted)
-            self.assertEqual(self.client("baixar", "filme.bin", "-o", "-", *extra).out, data)
-            for text in ("", "olá \x1b]0;x\x07", "x" * self.client_module.MESSAGE_MAX) if extra else ("a",):
-                self.client("mensagem", *extra, "--", text)
-                server.expect("diz: " + re.escape(self.client_module.escape(text)) + "$")
-            self.assertRegex(self.client("medir", "0.2", *extra).text, r"útil: [\d.]+ Mbit/s")
-            self.assertEqual(sorted(os.listdir(self.home)),
-                             sorted({"videos", "filme.bin", "vazio.txt", "ção.txt", "chave"}
-                                    & set(os.listdir(self.home))))
-            self.stop(server)
+        server = self.serve(*options)
+        self.client("mensagem", "oi", *options)
+        self.stop(server)
+        self.assertEqual(server.errors(), "")
+
+    def test_answers_nobody_speaking_for_a_group(self):
+        """Um OLÁ com origem de difusão faria o servidor mandar o filme a todas as máquinas do enlace."""
+        m, server = self.server_module, self.bare_server()
+        body = m.LAYOUT[m.HELLO].pack(bytes(16), 1500)
+        for source, sessions in ((m.BROADCAST, 0), (b"\x01\0^\0\0\1", 0), (b"\x02\0\0\0\0\1", 1)):
+            frame = memoryview(m.pack_frame(server.seal, m.BROADCAST, source, m.HELLO, 0, 0, 1, body))
+            with contextlib.suppress(m.ProtocolError):
+                server.dispatch(frame, 1)
+            self.assertEqual(len(server.sessions), sessions, source)
+
+
+class TestRawServerSource(RawServerTestCase):
+    """O arquivo: o que se abre, o que se recusa e o catálogo."""
 
     def test_refusals(self):
         self.film()
@@ -4088,33 +4267,144 @@ class TestRawServer(RawTestCase):
         self.serve(constants={"CATALOG_MAX": 3})
         self.assertIn("3 arquivo(s)", self.client("listar").text)
 
-    def test_random_and_mutated_frames(self):
+    def test_catalog_is_not_read_again_at_once(self):
+        """Ler a pasta para o laço: quem pede o catálogo sem parar só a relê depois de uma folga."""
+        m, server, now = self.server_module, self.bare_server(), [1000]
+        server.folder, server.listed_until = self.videos, 0
+
+        def slow_list(folder, read=m.list_folder):
+            now[0] += 50  # µs
+            return read(folder)
+
+        with mock.patch.object(m, "clock", lambda: now[0]), mock.patch.object(m, "list_folder", slow_list):
+            for name, wait, seen in (("um", 0, 1), ("dois", 50 * m.CATALOG_REST - 1, 1), ("três", 1, 3)):
+                self.film(name, 10)
+                now[0] += wait
+                self.assertEqual(server.catalog().count(b"\0"), seen, name)
+
+    def test_folders_too_deep_are_left_out(self):
+        m, deep = self.server_module, self.videos / "a" / "b" / "c" / "d"
+        deep.mkdir(parents=True)
+        for path in (deep, *itertools.islice(deep.parents, 3)):
+            (path / "x").write_text("x")
+        with mock.patch.object(m, "DEPTH_MAX", 2):
+            self.assertEqual([line.split()[2] for line in m.list_folder(self.videos)], [b"a/x\0", b"a/b/x\0"])
+
+    def test_partial_larger_than_the_file(self):
+        """Mesmo tamanho e data, e um parcial que passa do fim: o cliente mente, e recomeça do zero."""
+        size = len(self.film())
+        self.serve()
+        hand, m = self.hand_client(), self.client_module
+        hand.open(b"filme.bin", size + 1, size, (self.videos / "filme.bin").stat().st_mtime_ns)
+        self.assertEqual(m.unpack_body(m.CARD, hand.expect(m.CARD).payload)[0], 0)
+
+    def test_refused_session_gives_the_file_back(self):
         self.film()
-        server, rng, m = self.serve(), random.Random(SEED), self.client_module
+        server = self.serve()
+        self.assertEqual(self.hand_client(open_name=b"filme.bin", free=10).error(), self.client_module.TOO_BIG)
+        self.assertEqual([path for path in self.open_files(server) if path.endswith("filme.bin")], [])
+
+    def test_file_changes_during_the_copy(self):
+        self.film(size=5_000_000)
+        self.serve()
+        hand, m = self.hand_client(open_name=b"filme.bin", queue=4, window=4), self.client_module
+        hand.expect(m.DATA)
+        self.film(size=5_000_000, seed=1)
+        hand.open(b"filme.bin", queue=4, window=4)
+        self.assertEqual(hand.error(), m.CHANGED)
+
+
+class TestRawServerSession(RawServerTestCase):
+    """Um cliente: a cópia, a conversa e os prazos dele."""
+
+    def test_everything_once_with_and_without_key(self):
+        data = self.film(size=300_000)
+        self.film("vazio.txt", 0)
+        (self.videos / "sub").mkdir()
+        (self.videos / "sub" / "ção.txt").write_bytes(b"\x81\x00\x88\xa8" * 50_000)  # o que o VLAN comeria
+        options, _ = self.key()
+        for extra in ((), options):
+            server = self.serve(*extra)
+            listing = self.client("listar", *extra).text
+            self.assertRegex(listing, r"3 arquivo\(s\)\n.*filme\.bin\n.*vazio\.txt\n.*sub/ção\.txt\n")
+            for name, wanted in (("vazio.txt", b""), ("sub/ção.txt", b"\x81\x00\x88\xa8" * 50_000))[not extra:]:
+                self.client("lo", "baixar", name, *extra, "--sobrescrever")
+                self.assertEqual((self.home / os.path.basename(name)).read_bytes(), wanted)
+            self.assertEqual(self.client("baixar", "filme.bin", "-o", "-", *extra).out, data)
+            for text in ("", "olá \x1b]0;x\x07", "x" * self.client_module.MESSAGE_MAX) if extra else ("a",):
+                self.client("mensagem", *extra, "--", text)
+                server.expect("diz: " + re.escape(self.client_module.escape(text)) + "$")
+            self.assertRegex(self.client("medir", "0.2", *extra).text, r"útil: [\d.]+ Mbit/s")
+            self.assertEqual(sorted(os.listdir(self.home)),
+                             sorted({"videos", "filme.bin", "vazio.txt", "ção.txt", "chave"}
+                                    & set(os.listdir(self.home))))
+            self.stop(server)
+
+    def test_message_without_end(self):
+        """Além de MESSAGE_MAX, um erro: mostrar 1 MiB de caracteres de controle parava o laço por meio segundo."""
+        self.serve()
+        hand, m = self.hand_client(), self.client_module
+        for block in range(2):
+            hand.send(m.TEXT, block, bytes([m.MORE]) + b"\x1b" * 40_000)
+        self.assertEqual(hand.error(), m.GENERAL)
+
+    def test_operator_answers(self):
+        server = self.serve(tty=True)
+        client = self.spawn_client("mensagem", status=0)
+        client.type("oi daqui\n")
+        server.expect("diz: oi daqui")
+        server.type("olá daí, ç\n\nfim\n")
+        client.expect("diz: olá daí, ç\n.*diz: \n.*diz: fim\n")
+        client.stdin.close()
+        self.assertEqual(client.wait(), 0)
+        server.type("alguém?\n")
+        server.expect_error("ninguém na linha")
+
+    def test_operator_in_excess(self):
+        """Uma linha sem fim é cortada; e o que ninguém vem buscar tem um teto."""
+        m, server = self.server_module, self.bare_server()
+        session = m.Session(server, b"c" * 6, bytes(16), 1500, 0)
+        server.sessions, server.speaker = {session.number: session}, session
+        server.typed, server.unsaid = bytearray(m.MESSAGE_MAX), {2: bytearray()}
+        with mock.patch("os.read", return_value=b"x"), mock.patch.object(m, "OUTBOX_MAX", 10):
+            server.read_terminal()
+            self.assertEqual(server.typed, b"")
+            kept = len(session.outbox)
+            self.assertGreater(kept, 10)
+            server.typed += b"outra\n"
+            server.read_terminal()
+        self.assertEqual(len(session.outbox), kept)
+        self.assertIn("ninguém na linha", server.unsaid[2].decode())
+
+    def test_two_clients_and_one_that_stalls(self):
+        data = self.film(size=2_000_000)
+        self.serve()
+        stalled = self.hand_client(open_name=b"filme.bin", queue=1, window=1)
+        stalled.expect(self.client_module.DATA)
+        others = [self.spawn_client("baixar", "filme.bin", "-o", name, status=0) for name in ("um", "dois")]
+        for child, name in zip(others, ("um", "dois")):
+            child.wait()
+            self.assertEqual((self.home / name).read_bytes(), data)
+
+    def test_stalled_client_is_released(self):
+        """Conversa, mas a cópia não anda: também tem um prazo."""
+        self.film(size=3_000_000)
+        server = self.serve(constants={"STALLED_US": 200_000, "SILENCE_US": 10**9})
+        self.hand_client(open_name=b"filme.bin").expect(self.client_module.CARD)
+        self.until(lambda: not any("filme.bin" in name for name in self.open_files(server)), "o arquivo se fechar")
+
+    def test_vanished_client_is_released(self):
+        self.film(size=3_000_000)
+        server = self.serve("--max-clientes", "1", constants={"SILENCE_US": 300_000})
         hand = self.hand_client(open_name=b"filme.bin")
-        hand.send(m.ACK, m.to_wire(0), m.LAYOUT[m.ACK].pack(0, 0, 8))
-        hand.send(m.TEXT, 0, b"\0oi")
-        hand.send(m.FETCH, 0)
-        models, meter = list(hand.sent), Meter(server)
-        before = meter.rss(), meter.fds()
-        for turn in range(4000):
-            frame = bytearray(rng.choice(models))
-            for _ in range(rng.randrange(4)):
-                frame[rng.randrange(len(frame))] = rng.getrandbits(8)
-            if turn % 4 == 0:
-                frame = frame[:14] + bytes(rng.getrandbits(8) for _ in range(rng.randrange(100)))
-            elif turn % 4 == 1:  # bem selado, mas com dados e tipo quaisquer
-                kind, size = rng.choice([*m.LAYOUT, 0, 0x40, 0xFF]), rng.randrange(60)
-                frame = m.pack_frame(hand.seal, bytes(6), bytes(6), kind & 0x7F, rng.choice([hand.session, 0, 5]),
-                                     rng.getrandbits(32), rng.getrandbits(63), os.urandom(size))
-            with contextlib.suppress(BlockingIOError):
-                hand.sock.send(frame)
+        hand.expect(self.client_module.DATA)
+        self.until(lambda: not any(path.endswith("filme.bin") for path in self.open_files(server)),
+                   "o servidor fecha o arquivo")
         self.client("baixar", "filme.bin")
-        after = meter.rss(), meter.fds()
-        self.assertLess(after[0] - before[0], 16 << 20, SEED)
-        self.assertLess(after[1] - before[1], 5, SEED)
-        self.stop(server)
-        self.assertRegex(server.errors(), "quadros ignorados: .*selo")
+
+
+class TestRawServerServer(RawServerTestCase):
+    """O laço: muitos de uma vez, e nenhum que prenda os outros."""
 
     def test_sessions_are_bounded(self):
         self.film()
@@ -4141,42 +4431,6 @@ class TestRawServer(RawTestCase):
         self.assertEqual(len(server.sessions), 0)
         low = m.Frame(m.BROADCAST, b"c" * 6, m.HELLO, 0, 0, 1, m.LAYOUT[m.HELLO].pack(bytes(16), 10))
         self.assertRaises(m.ProtocolError, server.welcome, low, 1)
-
-    def test_catalog_is_not_read_again_at_once(self):
-        """Ler a pasta para o laço: quem pede o catálogo sem parar só a relê depois de uma folga."""
-        m, server, now = self.server_module, self.bare_server(), [1000]
-        server.folder, server.listed_until = os.open(self.videos, os.O_RDONLY), 0
-        self.addCleanup(os.close, server.folder)
-
-        def slow_list(folder, read=m.list_folder):
-            now[0] += 50  # µs
-            return read(folder)
-
-        with mock.patch.object(m, "clock", lambda: now[0]), mock.patch.object(m, "list_folder", slow_list):
-            for name, wait, seen in (("um", 0, 1), ("dois", 50 * m.CATALOG_REST - 1, 1), ("três", 1, 3)):
-                self.film(name, 10)
-                now[0] += wait
-                self.assertEqual(server.catalog().count(b"\0"), seen, name)
-
-    def test_folders_too_deep_are_left_out(self):
-        m, deep = self.server_module, self.videos / "a" / "b" / "c" / "d"
-        deep.mkdir(parents=True)
-        for path in (deep, *itertools.islice(deep.parents, 3)):
-            (path / "x").write_text("x")
-        folder = os.open(self.videos, os.O_RDONLY)
-        self.addCleanup(os.close, folder)
-        with mock.patch.object(m, "DEPTH_MAX", 2):
-            self.assertEqual([line.split()[2] for line in m.list_folder(folder)], [b"a/x\0", b"a/b/x\0"])
-
-    def test_answers_nobody_speaking_for_a_group(self):
-        """Um OLÁ com origem de difusão faria o servidor mandar o filme a todas as máquinas do enlace."""
-        m, server = self.server_module, self.bare_server()
-        body = m.LAYOUT[m.HELLO].pack(bytes(16), 1500)
-        for source, sessions in ((m.BROADCAST, 0), (b"\x01\0^\0\0\1", 0), (b"\x02\0\0\0\0\1", 1)):
-            frame = memoryview(m.pack_frame(server.seal, m.BROADCAST, source, m.HELLO, 0, 0, 1, body))
-            with contextlib.suppress(m.ProtocolError):
-                server.dispatch(frame, 1)
-            self.assertEqual(len(server.sessions), sessions, source)
 
     def test_background_terminal_is_the_end_of_the_input(self):
         server = self.bare_server()
@@ -4218,54 +4472,6 @@ class TestRawServer(RawTestCase):
         self.client("mensagem", input=4 * (b"x" * 60_000 + b"\n"))  # a quarta já não cabe: há o que contar no fim
         self.assertEqual(self.stop(server), 0)
 
-    def test_stalled_client_is_released(self):
-        """Conversa, mas a cópia não anda: também tem um prazo."""
-        self.film(size=3_000_000)
-        server = self.serve(constants={"STALLED_US": 200_000, "SILENCE_US": 10**9})
-        self.hand_client(open_name=b"filme.bin").expect(self.client_module.CARD)
-        self.until(lambda: not any("filme.bin" in name for name in self.open_files(server)), "o arquivo se fechar")
-
-    def test_session_of_another_address(self):
-        """O número da sessão não basta: quem o diz é quem a abriu."""
-        self.film()
-        self.serve()
-        hand, m = self.hand_client(), self.client_module
-        hand.sock.send(m.pack_frame(hand.seal, bytes(6), b"\2" * 6, m.BYE, hand.session, 0, 9))
-        hand.open(b"filme.bin")
-        hand.expect(m.CARD)
-
-    def test_partial_larger_than_the_file(self):
-        """Mesmo tamanho e data, e um parcial que passa do fim: o cliente mente, e recomeça do zero."""
-        size = len(self.film())
-        self.serve()
-        hand, m = self.hand_client(), self.client_module
-        hand.open(b"filme.bin", size + 1, size, (self.videos / "filme.bin").stat().st_mtime_ns)
-        self.assertEqual(m.unpack_body(m.CARD, hand.expect(m.CARD).payload)[0], 0)
-
-    def test_operator_in_excess(self):
-        """Uma linha sem fim é cortada; e o que ninguém vem buscar tem um teto."""
-        m, server = self.server_module, self.bare_server()
-        session = m.Session(server, b"c" * 6, bytes(16), 1500, 0)
-        server.sessions, server.speaker = {session.number: session}, session
-        server.typed, server.unsaid = bytearray(m.MESSAGE_MAX), {2: bytearray()}
-        with mock.patch("os.read", return_value=b"x"), mock.patch.object(m, "OUTBOX_MAX", 10):
-            server.read_terminal()
-            self.assertEqual(server.typed, b"")
-            kept = len(session.outbox)
-            self.assertGreater(kept, 10)
-            server.typed += b"outra\n"
-            server.read_terminal()
-        self.assertEqual(len(session.outbox), kept)
-        self.assertIn("ninguém na linha", server.unsaid[2].decode())
-
-    def test_message_without_end(self):
-        """Além de MESSAGE_MAX, um erro: mostrar 1 MiB de caracteres de controle parava o laço por meio segundo."""
-        self.serve()
-        hand, m = self.hand_client(), self.client_module
-        for block in range(2):
-            hand.send(m.TEXT, block, bytes([m.MORE]) + b"\x1b" * 40_000)
-        self.assertEqual(hand.error(), m.GENERAL)
-
     def test_verbose_that_nobody_reads(self):
         """Um stderr que ninguém lê perde linhas de --verbose; quem baixa não espera por ele, nem o fim."""
         data = self.film()
@@ -4306,6 +4512,49 @@ class TestRawServer(RawTestCase):
             self.assertEqual(done.out, b"" if ">&-" in closed.split() else data, closed)
         self.run_script("raw_client.py", "mensagem", prefix=prefix, status=0)
         self.stop(server)
+
+    def test_broken_disk_ends_one_session(self):
+        server = self.bare_server()
+        session = self.server_module.Session(server, b"c" * 6, bytes(16), 1500, 0)
+        server.attempt(session, mock.Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+        self.assertEqual(session.refusal, self.server_module.GENERAL)
+
+    def test_bad_key_files(self):
+        for path, word in (("/nao/existe", "não consigo ler /nao/existe"), (self.key(secret=b"curta")[0][1], "16")):
+            result = self.client("listar", "--chave-arquivo", path, status=1)
+            self.assert_one_line_error(result, word, "head -c 32 /dev/urandom >")
+
+    def test_command_line(self):
+        result = self.run_script("raw_server.py", "lo", "--pasta", self.home / "nada", prefix=self.lab.prefix)
+        self.assert_one_line_error(result, "mkdir")
+        for name in "nada0", "nome-comprido-demais", "\udcff":  # o último, um byte que não é UTF-8
+            result = self.run_script("raw_server.py", name, prefix=self.lab.prefix)
+            self.assert_one_line_error(result, ascii(name)[1:-1], "lo")
+        result = self.run_script("raw_server.py", "--max-clientes", "0")
+        self.assert_one_line_error(result, "1 a 1000", status=2)
+        if "b1" in self.lab.sockets:
+            self.lab.ip("link", "add", "parada", "type", "veth", "peer", "name", "parada2")
+            self.assert_one_line_error(self.client("parada", "listar", status=1), "sudo ip link set parada up")
+        result = self.run_script("raw_server.py", "lo", "--pasta", "meus filmes", prefix=without_raw())
+        self.assert_one_line_error(result, "CAP_NET_RAW", "sudo ./raw_server.py lo --pasta 'meus filmes'\n")
+
+
+class TestRawServerLink(RawServerTestCase):
+    """O enlace: a placa, o privilégio e o que ela recusa."""
+
+    def test_card_refuses_for_a_moment(self):
+        """ENOBUFS: espera e tenta de novo, um número limitado de vezes; interface desligada, também não derruba."""
+        link = self.bare_link()
+        for failures, calls in ((0, 1), (3, 4), (10**6, self.server_module.FULL_TRIES)):
+            for code, pause in ((errno.ENOBUFS, 1), (errno.EAGAIN, 1), (errno.ENETDOWN, 0), (errno.EMSGSIZE, 0)):
+                link.sock.send = mock.Mock(side_effect=[OSError(code, "")] * min(failures, 99) + [60])
+                with mock.patch("time.sleep") as sleep:
+                    link.send(b"quadro")
+                self.assertEqual(link.sock.send.call_count, calls)
+                for call in sleep.call_args_list:  # um cliente de MTU impossível não atrasa os outros
+                    self.assertEqual(call[0][0], pause * self.server_module.FULL_S)
+        link.sock.send = mock.Mock(side_effect=OSError(errno.ENXIO, "No such device"))
+        self.assertRaisesRegex(self.server_module.Failure, "sumiu", link.send, b"quadro")
 
     def test_nothing_left_to_import_without_root(self):
         """Devolvido o privilégio, um Python dentro de /root já não se lê: o que faltava carregar derrubaria tudo."""
@@ -4350,19 +4599,6 @@ class TestRawServer(RawTestCase):
                 result = Result(done.returncode, done.stdout, done.stderr.decode())
                 self.assert_one_line_error(result, f"não há usuário {uid}")
 
-    def bare_server(self):
-        """Um Server sem socket, para as contas que não dependem dele."""
-        server = self.server_module.Server.__new__(self.server_module.Server)
-        server.sessions, server.mac, server.mtu, server.key, server.verbose = {}, bytes(6), 1500, b"", False
-        server.sock, server.interface, (_, server.seal) = mock.Mock(), "lo", self.server_module.make_seal()
-        return server
-
-    def test_broken_disk_ends_one_session(self):
-        server = self.bare_server()
-        session = self.server_module.Session(server, b"c" * 6, bytes(16), 1500, 0)
-        server.attempt(session, mock.Mock(side_effect=OSError(errno.EIO, "Input/output error")))
-        self.assertEqual(session.refusal, self.server_module.GENERAL)
-
     def test_root_is_given_back(self):
         """Root de verdade, com SUDO_UID: o servidor fica com o uid de quem digitou sudo."""
         with open("/proc/self/uid_map") as uid_map:
@@ -4376,120 +4612,6 @@ class TestRawServer(RawTestCase):
                             ready="uid 65534")
         with open(f"/proc/{server.pid}/status") as status:
             self.assertRegex(status.read(), r"Uid:\t65534\t65534\t65534\t65534\n[^Z]*CapEff:\t0+\n")
-
-    def open_files(self, server):
-        """O que cada descritor do processo abre; um que se fecha durante a leitura já não conta."""
-        for fd in os.listdir(f"/proc/{server.pid}/fd"):
-            with contextlib.suppress(FileNotFoundError):
-                yield os.readlink(f"/proc/{server.pid}/fd/{fd}")
-
-    def test_vanished_client_is_released(self):
-        self.film(size=3_000_000)
-        server = self.serve("--max-clientes", "1", constants={"SILENCE_US": 300_000})
-        hand = self.hand_client(open_name=b"filme.bin")
-        hand.expect(self.client_module.DATA)
-        self.until(lambda: not any(path.endswith("filme.bin") for path in self.open_files(server)),
-                   "o servidor fecha o arquivo")
-        self.client("baixar", "filme.bin")
-
-    def test_refused_session_gives_the_file_back(self):
-        self.film()
-        server = self.serve()
-        self.assertEqual(self.hand_client(open_name=b"filme.bin", free=10).error(), self.client_module.TOO_BIG)
-        self.assertEqual([path for path in self.open_files(server) if path.endswith("filme.bin")], [])
-
-    def test_clean_conversation_ignores_nothing(self):
-        """O cliente diz FIM duas vezes, e o segundo, de uma sessão que acabou, não é um quadro torto."""
-        options, _ = self.key()
-        server = self.serve(*options)
-        self.client("mensagem", "oi", *options)
-        self.stop(server)
-        self.assertEqual(server.errors(), "")
-
-    def test_replay_and_forgery_with_a_key(self):
-        options, key = self.key()
-        server = self.serve(*options)
-        hand = self.hand_client(key)
-        hand.send(self.client_module.TEXT, 0, b"\1uma vez")
-        hand.expect(self.client_module.RECEIPT)
-        hand.send(self.client_module.BYE)
-        server.expect("diz: uma vez\n")
-        for frame in hand.sent * 3:  # tudo de novo, byte por byte
-            hand.sock.send(frame)
-        m, (_, crc) = self.client_module, self.client_module.make_seal()
-        hello = m.LAYOUT[m.HELLO].pack(bytes(16), 9000)
-        hand.sock.send(m.pack_frame(crc, m.BROADCAST, bytes(6), m.HELLO, 0, 0, 1, hello))
-        wrong, _ = self.key("outra", b"x" * 20)
-        self.assert_one_line_error(self.client("listar", *wrong, "--espera", "0.3", status=1), "--chave-arquivo")
-        self.client("mensagem", "fim", *options)
-        self.assertNotIn(b"uma vez", server.expect("diz: fim\n").string.split(b"diz: fim")[0])
-        self.stop(server)
-        self.assertRegex(server.errors(), "quadros ignorados: .*selo")
-
-    def test_bad_key_files(self):
-        for path, word in (("/nao/existe", "não consigo ler /nao/existe"), (self.key(secret=b"curta")[0][1], "16")):
-            result = self.client("listar", "--chave-arquivo", path, status=1)
-            self.assert_one_line_error(result, word, "head -c 32 /dev/urandom >")
-
-    def test_operator_answers(self):
-        server = self.serve(tty=True)
-        client = self.spawn_client("mensagem", status=0)
-        client.type("oi daqui\n")
-        server.expect("diz: oi daqui")
-        server.type("olá daí, ç\n\nfim\n")
-        client.expect("diz: olá daí, ç\n.*diz: \n.*diz: fim\n")
-        client.stdin.close()
-        self.assertEqual(client.wait(), 0)
-        server.type("alguém?\n")
-        server.expect_error("ninguém na linha")
-
-    def test_file_changes_during_the_copy(self):
-        self.film(size=5_000_000)
-        self.serve()
-        hand, m = self.hand_client(open_name=b"filme.bin", queue=4, window=4), self.client_module
-        hand.expect(m.DATA)
-        self.film(size=5_000_000, seed=1)
-        hand.open(b"filme.bin", queue=4, window=4)
-        self.assertEqual(hand.error(), m.CHANGED)
-
-    def test_two_clients_and_one_that_stalls(self):
-        data = self.film(size=2_000_000)
-        self.serve()
-        stalled = self.hand_client(open_name=b"filme.bin", queue=1, window=1)
-        stalled.expect(self.client_module.DATA)
-        others = [self.spawn_client("baixar", "filme.bin", "-o", name, status=0) for name in ("um", "dois")]
-        for child, name in zip(others, ("um", "dois")):
-            child.wait()
-            self.assertEqual((self.home / name).read_bytes(), data)
-
-    def test_card_refuses_for_a_moment(self):
-        """ENOBUFS: espera e tenta de novo, um número limitado de vezes; interface desligada, também não derruba."""
-        server = self.server_module.Server.__new__(self.server_module.Server)
-        server.verbose, server.interface, server.sock = False, "lo", mock.Mock()
-        for failures, calls in ((0, 1), (3, 4), (10**6, self.server_module.FULL_TRIES)):
-            for code, pause in ((errno.ENOBUFS, 1), (errno.EAGAIN, 1), (errno.ENETDOWN, 0), (errno.EMSGSIZE, 0)):
-                server.sock.send = mock.Mock(side_effect=[OSError(code, "")] * min(failures, 99) + [60])
-                with mock.patch("time.sleep") as sleep:
-                    server.send(b"quadro")
-                self.assertEqual(server.sock.send.call_count, calls)
-                for call in sleep.call_args_list:  # um cliente de MTU impossível não atrasa os outros
-                    self.assertEqual(call[0][0], pause * self.server_module.FULL_S)
-        server.sock.send = mock.Mock(side_effect=OSError(errno.ENXIO, "No such device"))
-        self.assertRaisesRegex(self.server_module.Failure, "sumiu", server.send, b"quadro")
-
-    def test_command_line(self):
-        result = self.run_script("raw_server.py", "lo", "--pasta", self.home / "nada", prefix=self.lab.prefix)
-        self.assert_one_line_error(result, "mkdir")
-        for name in "nada0", "nome-comprido-demais", "\udcff":  # o último, um byte que não é UTF-8
-            result = self.run_script("raw_server.py", name, prefix=self.lab.prefix)
-            self.assert_one_line_error(result, ascii(name)[1:-1], "lo")
-        result = self.run_script("raw_server.py", "--max-clientes", "0")
-        self.assert_one_line_error(result, "1 a 1000", status=2)
-        if "b1" in self.lab.sockets:
-            self.lab.ip("link", "add", "parada", "type", "veth", "peer", "name", "parada2")
-            self.assert_one_line_error(self.client("parada", "listar", status=1), "sudo ip link set parada up")
-        result = self.run_script("raw_server.py", "lo", "--pasta", "meus filmes", prefix=without_raw())
-        self.assert_one_line_error(result, "CAP_NET_RAW", "sudo ./raw_server.py lo --pasta 'meus filmes'\n")
 
 
 def without_raw():
@@ -4957,7 +5079,7 @@ class TestRawClient(RawTestCase):
         self.assert_one_line_error(result, "CAP_NET_RAW", "sudo ./raw_client.py mensagem 'oi, sala'\n")
 
 
-class TestRawEnlaceRuim(RawTestCase):
+class TestRawServerEnlaceRuim(RawTestCase):
     """Dois pares veth e, entre eles, um fio que perde, repete, troca a ordem, vira bits e enche até 60 bytes."""
 
     def copy(self, size, key=(), **damage):
