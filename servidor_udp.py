@@ -29,12 +29,15 @@ import errno
 import hashlib
 import heapq
 import hmac
+import io
 import math
 import os
 import queue
 import random
+import re
 import secrets
 import select
+import selectors
 import shlex
 import signal
 import socket
@@ -64,6 +67,57 @@ MAX_DELAYED, MAX_DELAYED_BYTES = 8192, 8 << 20  # datagramas e bytes que --atras
 # --- bloco comum: casa ---
 VERSION = "1.0"
 
+# O que nunca se mostra como veio: caracteres de controle (ESC move o cursor, dá título à janela),
+# fins de linha do Unicode, metades de par UTF-16 e os que invertem a direção do texto, com que
+# "exe.mp4" se lê "4pm.exe".
+UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
+                     r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+# O que o sistema diz em inglês e mais se lê; o que não está aqui segue como ele o diz.
+TROUBLES = {
+    errno.ENOENT: "não existe",
+    errno.EACCES: "sem permissão",
+    errno.EISDIR: "é uma pasta",
+    errno.ENOTDIR: "não é uma pasta",
+    errno.ENOSPC: "não há mais espaço no disco",
+    errno.EFBIG: "passou do tamanho permitido",
+    errno.EIO: "erro de leitura ou escrita",
+    errno.EAGAIN: "não quer esperar, e nada há agora",
+    errno.EBADF: "o descritor está fechado, ou não serve para isto",
+    errno.EMFILE: "acabaram os descritores deste programa (ulimit -n)",
+    errno.ECONNREFUSED: "conexão recusada",
+    errno.ECONNRESET: "o outro lado caiu (RST)",
+    errno.EPIPE: "o outro lado já fechou",
+    errno.ETIMEDOUT: "o outro lado não responde",
+    errno.EHOSTUNREACH: "não há caminho até lá",
+    errno.ENETUNREACH: "não há rede até lá",
+    errno.ENETDOWN: "a interface está desligada",
+    errno.EAFNOSUPPORT: "esta máquina não fala essa família de endereços",
+}
+
+# O argparse só sabe inglês; as suas frases passam por gettext(), e é lá que se traduzem.
+ARGPARSE_WORDS = {
+    "usage: ": "uso: ",
+    "positional arguments": "argumentos",
+    "optional arguments": "opções",
+    "options": "opções",
+    "show this help message and exit": "mostra esta ajuda e sai",
+    "show program's version number and exit": "mostra a versão e sai",
+    "argument %(argument_name)s: %(message)s": "%(argument_name)s: %(message)s",
+    "the following arguments are required: %s": "falta dizer: %s",
+    "one of the arguments %s is required": "falta dizer uma destas: %s",
+    "unrecognized arguments: %s": "não conheço %s",
+    "not allowed with argument %s": "não combina com %s",
+    "ignored explicit argument %r": "não leva valor, e veio %r",
+    "expected one argument": "falta o valor",
+    "expected at least one argument": "falta o valor",
+    "ambiguous option: %(option)s could match %(matches)s": "%(option)s pode ser %(matches)s",
+    "invalid choice: %(value)r (choose from %(choices)s)": "%(value)r não serve; há %(choices)s",
+    "unknown parser %(parser_name)r (choices: %(choices)s)":
+        "não conheço %(parser_name)r; há %(choices)s",
+}
+argparse._ = lambda text: ARGPARSE_WORDS.get(text, text)
+
 
 class Failure(Exception):
     """Erro que o usuário pode resolver: vira uma linha em stderr e estado 1, nunca um traceback."""
@@ -72,54 +126,162 @@ class Failure(Exception):
 class Parser(argparse.ArgumentParser):
     """O argparse, com o erro de uso em uma linha só (estado 2)."""
 
+    # Opção -> pede um valor? De todos os parsers que já leram: typed() precisa saber.
+    known = {}
+
+    def parse_known_args(self, args=None, namespace=None):
+        for action in self._actions:
+            for flag in action.option_strings:
+                self.known[flag] = action.nargs != 0
+        return super().parse_known_args(args, namespace)
+
     def error(self, message):
         self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
 
 
+def typed(*words, drop=()):
+    """O comando digitado, para repetir: sem as palavras soltas de `drop`, com `words` no fim.
+
+    Só palavras soltas se tiram: o valor de uma opção pode ser igual ao endereço ou à porta.
+    """
+    kept = [os.path.basename(sys.argv[0])]
+    is_value = False
+    for word in sys.argv[1:]:
+        option, equals, _ = word.partition("=")
+        # O argparse aceita uma opção abreviada; uma que não existe não se sugere a ninguém.
+        flags = [flag for flag in Parser.known if len(option) > 2 and flag.startswith(option)]
+        wanted = bool(flags) if option.startswith("--") else word not in drop
+        if is_value or wanted:
+            kept.append(word)
+        is_value = not (is_value or equals) and any(Parser.known[flag] for flag in flags)
+    return "./" + shlex.join([*kept, *map(str, words)])
+
+
 def escape(text: str) -> str:
     r"""Mostra o que não se imprime (ESC vira \x1b): a rede não comanda o terminal de ninguém."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def reason(error: OSError) -> str:
+    """Por que não deu certo, como o sistema o diz; em português, se é dos casos de todo dia."""
+    # Outros (ssl, socket.gaierror) usam os mesmos números para outras coisas: vale o que traz a
+    # frase do sistema.
+    if error.errno in TROUBLES and error.strerror == os.strerror(error.errno):
+        return TROUBLES[error.errno]
+    return error.strerror or str(error)
 
 
 def number(kind, low, high, unit):
-    """Cria o type= de uma opção: um número (kind = int ou float) de low a high, ou uma linha de erro."""
+    """Cria o type= de uma opção: um número (int ou float) de low a high, ou uma linha de erro."""
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not low <= value <= high:  # NaN também cai aqui
+        # NaN também cai aqui: nenhuma comparação com ele é verdadeira.
+        if value is None or not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text!r} não serve: use {unit} de {low} a {high}")
         return value
     return parse
 
 
+def wait_ready(readers=(), writers=(), timeout=None):
+    """Espera que algum destes se deixe ler, ou escrever, e devolve os que se deixam.
+
+    timeout: em segundos; passado ele, devolve []. Com poll(), onde há: select() não aceita
+    descritores de 1024 em diante.
+    """
+    with getattr(selectors, "PollSelector", selectors.SelectSelector)() as selector:
+        for reader in readers:
+            selector.register(reader, selectors.EVENT_READ)
+        for writer in writers:
+            selector.register(writer, selectors.EVENT_WRITE)
+        return [key.fileobj for key, _ in selector.select(timeout)]
+
+
+def write_all(fd: int, data) -> None:
+    """Escreve tudo: o write() do sistema pode aceitar só uma parte (disco cheio, cano cheio)."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view):]
+        except BlockingIOError:
+            wait_ready(writers=[fd])
+
+
+def open_standard():
+    """Deixa stdin, stdout e stderr prontos, seja como for que o processo nasceu."""
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # Nasceu sem ele (`>&-`): /dev/null toma o lugar, ou o próximo socket o tomaria, e o
+            # print iria à rede.
+            stream = open(os.open(os.devnull, os.O_RDWR), mode, closefd=False)
+        elif mode == "w" and isinstance(getattr(stream, "buffer", None), io.RawIOBase):
+            # PYTHONUNBUFFERED: sem buffer, o print() não olha quanto foi escrito, e um disco cheio
+            # cortaria em silêncio.
+            stream = open(stream.fileno(), mode, encoding=stream.encoding, closefd=False)
+        if mode == "w":
+            # Saída cp1252 ou ascii: o acento se perde, o programa não.
+            stream.reconfigure(errors="replace")
+        setattr(sys, name, stream)
+    # Até o Python 3.8, num arquivo, stderr guardaria as linhas para o fim.
+    sys.stderr.reconfigure(line_buffering=True)
+
+
+def complain(error) -> int:
+    """Uma linha em stderr sobre o erro; devolve o estado de saída."""
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"{error.filename}: {reason(error)}" if error.filename else reason(error)
+    with contextlib.suppress(OSError):
+        print(f"{os.path.basename(sys.argv[0])}: erro: {text}", file=sys.stderr, flush=True)
+    return 1
+
+
 def run(build_parser, action, argv=None):
-    """Lê a linha de comando, roda action(args) e devolve o estado de saída: 0, 1 ou 130 (o argparse sai com 2)."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM e Ctrl+C: um só caminho de saída
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="replace")  # saída cp1252 ou ascii: o acento se perde, o programa não
+    """Lê a linha de comando, roda action(args) e devolve o estado de saída.
+
+    0: feito; 1: não deu certo; 2: uso errado; 130: Ctrl+C.
+    """
+    # SIGTERM e Ctrl+C: um só caminho de saída.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    open_standard()
     try:
-        status = action(build_parser().parse_args(argv))
-        print(end="", flush=True)  # um cano fechado aparece aqui, e não na saída do interpretador
-        return status or 0
+        status = action(build_parser().parse_args(argv)) or 0
+    except SystemExit as end:
+        # O argparse, depois de --help, --version ou um erro de uso.
+        status = end.code
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `| head -1` já foi embora: nada mais a escrever, nem na hora de sair
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        status = 130
+    except BrokenPipeError:
+        # `| head -1` já foi embora: nada mais a escrever.
+        status = 1
     except (Failure, OSError) as error:
-        print(f"{os.path.basename(sys.argv[0])}: erro: {error}", file=sys.stderr)
-        return 1
+        status = complain(error)
+    for stream in sys.stdout, sys.stderr:
+        try:
+            stream.flush()
+        except OSError as error:
+            if not status:
+                status = 1 if isinstance(error, BrokenPipeError) else complain(error)
+            # O que ficou no buffer não tem para onde ir: nem na saída do interpretador, que o
+            # diria em inglês.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return status
 # --- fim do bloco comum: casa ---
 
 
 # --- bloco comum: endereço ---
 def host_name(text):
-    """Endereço IPv4 ou IPv6, ou nome de máquina; um número sozinho é uma porta fora do lugar."""
+    """type= de um endereço IPv4 ou IPv6, ou de um nome; a quem errou, diz como se escreve."""
     if text.isdigit():
-        prog = shlex.join([os.path.basename(sys.argv[0]), *(w for w in sys.argv[1:] if w not in (text, "127.0.0.1"))])
-        raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: ./{prog} 127.0.0.1 {text}")
+        again = typed("127.0.0.1", text, drop=(text, "127.0.0.1"))
+        raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: {again}")
+    glued = re.fullmatch(r"\[(.+)\]:(\d+)|([^:]+):(\d+)", text)
+    if glued:
+        again = typed(*filter(None, glued.groups()), drop=(text,))
+        raise argparse.ArgumentTypeError(f"{text}: endereço e porta são duas palavras: {again}")
     return text
 
 
@@ -128,19 +290,59 @@ port_number = number(int, 0, 65535, "uma porta")
 
 
 # --- bloco comum: escuta ---
+def has_ipv6():
+    """O kernel fala IPv6? Num Pi com ipv6.disable=1, nem o socket nasce."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM):
+        return True
+    return False
+
+
 def explain_bind(error, host, port):
-    """Por que não dá para escutar em host:port, e o que digitar em seguida: o mesmo comando, noutro lugar."""
-    prog = shlex.join([os.path.basename(sys.argv[0]), *(w for w in sys.argv[1:] if w not in (host, str(port)))])
-    if isinstance(error, (socket.gaierror, UnicodeError)):
+    """Por que não dá para escutar em host:port, e o mesmo comando, noutro lugar, para digitar."""
+    def again(new_host, new_port):
+        return typed(new_host, new_port, drop=(host, str(port)))
+
+    if isinstance(error, UnicodeError) or getattr(error, "errno", None) == socket.EAI_NONAME:
         return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
+    if isinstance(error, socket.gaierror) and (has_ipv6() or ":" not in host):
+        return f"não encontro a máquina {host!r} ({error.strerror}): confira o nome e a rede"
     if error.errno == errno.EADDRINUSE:
-        return (f"a porta {port} já está em uso em {host}. Quem a usa: ss -lntup 'sport = :{port}'. "
-                f"Outra porta: ./{prog} {host} {port % 65535 + 1}")
+        return (f"a porta {port} já está em uso em {host}. "
+                f"Quem a usa: ss -lntup 'sport = :{port}'. "
+                f"Outra porta: {again(host, port % 65535 + 1)}")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"a porta {port} é do administrador (abaixo de 1024). Tente outra: ./{prog} {host} {port + 5000}"
+        return (f"a porta {port} é do administrador (abaixo de 1024). "
+                f"Tente outra: {again(host, port + 5000)}")
+    if ":" in host and not has_ipv6():
+        return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{host} não é um endereço desta máquina. Os dela: ip addr. Todos de uma vez: ./{prog} 0.0.0.0 {port}"
-    return f"não foi possível escutar em {host} porta {port}: {error.strerror or error}"
+        return (f"{host} não é um endereço desta máquina. Os dela: ip addr. "
+                f"Todos de uma vez: {again('0.0.0.0', port)}")
+    return f"não foi possível escutar em {host} porta {port}: {reason(error)}"
+
+
+def bound_socket(host, port, kind):
+    """socket() e bind() em host:port, ou Failure. Com `::` atende IPv6 e IPv4.
+
+    kind: SOCK_STREAM ou SOCK_DGRAM.
+    """
+    sock = None
+    try:
+        found = socket.getaddrinfo(host, port, type=kind)
+        # Um nome com os dois, como localhost, vale pelo IPv4: os servidores da coleção combinam.
+        family, _, proto, _, address = min(found, key=lambda item: item[0] != socket.AF_INET)
+        sock = socket.socket(family, kind, proto)
+        if kind == socket.SOCK_STREAM and os.name == "posix":
+            # Reabrir logo, apesar do TIME_WAIT; no Windows, esta opção deixaria roubar a porta.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+        sock.bind(address)
+        return sock
+    except (OSError, UnicodeError) as error:
+        if sock:
+            sock.close()
+        raise Failure(explain_bind(error, host, port))
 # --- fim do bloco comum: escuta ---
 
 
@@ -588,7 +790,7 @@ def build_parser():
                         help="segura cada resposta MS milissegundos, metade a mais ou a menos")
     parser.add_argument("--semente", type=number(int, 0, 2**32, "um número"), metavar="N", help="repete o mesmo azar")
     parser.add_argument("--verbose", action="store_true", help="mostra em stderr cada datagrama")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}", help="mostra a versão e sai")
     return parser
 
 
