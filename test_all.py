@@ -2226,8 +2226,9 @@ class TestFormatosUDP(unittest.TestCase):
         cls.server, cls.client = load("servidor_udp.py"), load("cliente_udp.py")
 
     def vectors(self, kind):
-        """As linhas `kind campo=valor ... -> resultado` dos vetores do README."""
-        lines = re.findall(rf"^{kind} +(.*?) +-> +(.+)$", README.read_text(encoding="utf-8"), re.MULTILINE)
+        """Os vetores `kind campo=valor ... -> resultado` do README; o que segue recuado é do mesmo vetor."""
+        text = README.read_text(encoding="utf-8")
+        lines = re.findall(rf"^{kind} +([^>]*?)\s+-> +(.+(?:\n +.+)*)", text, re.MULTILINE)
         self.assertTrue(lines, f"nenhum vetor {kind} no README")
         return [(dict(field.split("=", 1) for field in fields.split()), result) for fields, result in lines]
 
@@ -6536,19 +6537,27 @@ class TestREADME(unittest.TestCase):
     def setUp(self):
         self.text = README.read_text(encoding="utf-8")
 
+    ACTIONS = {"led_gpio.py": {"servidor", "botao", "enviar", "iniciar", "parar"},
+               "raw_client.py": {"listar", "baixar", "tocar", "mensagem", "medir"}}
+
     def test_commands_exist(self):
-        """Cada `./script.py ... --opção` do README: o script existe e aceita a opção."""
+        """Cada `./script.py ... --opção` do README: o script existe, e ele ou a sua ação aceita a opção."""
         commands = re.findall(r"(\w+\.py)((?:[^`\n|;$]|\\\n)*)", self.text)
         helps = {}
         for script, rest in commands:
             with self.subTest(script + rest):
                 self.assertIn(script, (*SCRIPTS, "test_all.py", "script.py"))
-                for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest):
-                    if script in SCRIPTS:
-                        if script not in helps:
-                            helps[script] = subprocess.run([sys.executable, str(HERE / script), "--help"],
-                                                           stdout=subprocess.PIPE, env=child_env()).stdout.decode()
-                        self.assertRegex(helps[script], re.escape(option) + r"\b")
+                options = re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)
+                if script in SCRIPTS and options:
+                    actions = [word for word in rest.split() if word in self.ACTIONS.get(script, ())]
+                    known = ""
+                    for call in {(script,), (script, *actions[:1])}:
+                        if call not in helps:
+                            helps[call] = subprocess.run([sys.executable, str(HERE / script), *call[1:], "--help"],
+                                                         stdout=subprocess.PIPE, env=child_env()).stdout.decode()
+                        known += helps[call]
+                    for option in options:
+                        self.assertRegex(known, re.escape(option) + r"\b")
         self.assertGreater(len(commands), 20)
 
     def test_the_example_service(self):
@@ -6563,15 +6572,16 @@ class TestREADME(unittest.TestCase):
             self.assertEqual(sent, [b"OI"])
 
     def test_promises(self):
-        """A tabela de promessas: o teste ao lado de cada linha existe, e o número é o da constante do script."""
-        section = self.text.split("\n## O que cada um promete\n")[1].split("\n## ")[0]
+        """A tabela de promessas: cada linha tem um nome, o teste dela existe, e o número é o da constante do script."""
+        section = self.text.split("\n### O que cada um promete\n")[1].split("\n## ")[0]
         tables = re.findall(r"^\*\*(\w+\.py)\*\*\n\n((?:\|.*\n)+)", section, re.M)
         self.assertEqual([script for script, _ in tables], list(SCRIPTS))
         for script, table in tables:
-            module, rows = load(script), table.splitlines()[2:]
+            module, (head, _, *rows) = load(script), table.splitlines()
+            self.assertEqual(head, "| Nome | promessa | teste |")
             for row in rows:
                 with self.subTest(row):
-                    promise, test = re.fullmatch(r"\| (.+) \| `(\w+\.test_\w+)` \|", row).groups()
+                    promise, test = re.fullmatch(r"\| [\w.]+ \| (.+) \| `(\w+\.test_\w+)` \|", row).groups()
                     class_name, method = test.split(".")
                     self.assertTrue(callable(getattr(globals()[class_name], method)))
                     for size, unit, name in re.findall(r"([\d,]+)(?: ([^\W\d]+))?[^()\d|]*\(`(\w+)`\)", promise):
@@ -6596,10 +6606,29 @@ class TestREADME(unittest.TestCase):
                        f"$ ./servidor.py servidor.py: erro: {busy}"):
             self.assertIn(answer + " ```", shown)
 
-    def test_terminal_blocks_fit_80_columns(self):
-        for block in re.findall(r"^```(?:console|text|ini)\n(.*?)^```", self.text.split("\n## UDP")[0], re.M | re.S):
-            for line in block.splitlines():
-                self.assertLessEqual(len(line), 80, line)
+    def test_the_order(self):
+        """Uma porta para quatro leitores, cada um com cinco caminhos; e a referência, por último, antes da licença."""
+        parts = re.findall(r"^## (.+)$", self.text, re.M)
+        wanted = ["Como obter", "Em dois terminais", "Quatro portas", "Os scripts", "TCP", "UDP", "Raspberry Pi",
+                  "Ethernet", "Como ler o código", "Lado a lado", "Testar", "Referência", "Licença"]
+        self.assertEqual([part.split(":")[0] for part in parts], wanted)
+        doors = re.split(r"^\*\*.+\*\*$", self.text.split("\n## Quatro portas\n")[1].split("\n## ")[0], flags=re.M)[1:]
+        self.assertEqual([len(re.findall(r"^\d\. ", door, re.M)) for door in doors], [5, 5, 5, 5])
+
+    def test_links(self):
+        """Cada link para dentro da página acha o título: minúsculas, hífens no lugar dos espaços, sem pontuação."""
+        titles = re.findall(r"^##+ (.+)$", re.sub(r"(?ms)^```.*?^```$", "", self.text), re.M)
+        anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+        self.assertEqual(len(anchors), len(set(anchors)), "dois títulos iguais")
+        links = re.findall(r"\]\(#([^)]+)\)", self.text)
+        self.assertEqual(set(links) - set(anchors), set())
+        self.assertGreater(len(links), 20)
+
+    def test_fits_80_columns(self):
+        """Lê-se num terminal, com less: tudo cabe em 80 colunas, menos as tabelas, que não se dobram à mão."""
+        for line in self.text.splitlines():
+            if not line.startswith("| "):
+                self.assertLessEqual(len(line.expandtabs()), 80, line)
 
     def test_systemd_units(self):
         """As unidades do servidor TCP têm o nome do que rodam, andam aos pares, e o systemd as entende."""
