@@ -48,6 +48,8 @@ import sys
 import threading
 import time
 import traceback
+import typing
+import unicodedata
 
 CHUNK = 512 * 1024  # bytes por leitura: menos idas ao kernel num fluxo grande; quem manda pouco não paga por isso
 FIRST_CHUNK = 256  # no motor de threads cada leitura aloca: sem malloc() até uns 470 bytes; dobra para quem a enche
@@ -353,13 +355,135 @@ def bound_socket(host, port, kind):
 # Protocolos: bytes entram, bytes saem. Nenhum socket daqui até os serviços.
 
 # --- bloco comum: sala ---
-LINE_LIMIT, NICK_LIMIT = 1024, 20  # bytes de uma linha (em UDP, cabe num quadro Ethernet); caracteres de um apelido
-ROOM_HELP = ("* /nick NOME        muda o seu apelido\n* /quem             mostra quem está na sala\n"
-             "* /msg NOME texto   fala só com um\n* /sair             vai embora\n* /ajuda            mostra isto\n")
+# Bytes de uma linha, sem o fim. Em UDP, a frase que a repete cabe num quadro Ethernet.
+LINE_LIMIT = 1024
+ROOM_HELP = """\
+* /nick NOME        muda o seu apelido
+* /quem             mostra quem está na sala
+* /msg NOME texto   fala só com um
+* /me texto         conta o que você faz
+* /sair             vai embora
+* /ajuda            mostra isto
+"""
 
 
 class ProtocolError(ValueError):
     """O outro lado não respeitou o protocolo; a mensagem é a que se envia a ele."""
+
+
+class Event(typing.NamedTuple):
+    """O que aconteceu na sala. Quem o conta a uma pessoa, na língua dela, é um dialeto.
+
+    welcome  nick chegou, e é ele quem ouve     entered  nick chegou, e ouvem os outros
+    named    nick é o seu novo apelido          renamed  nick mudou o apelido para text
+    said     nick disse text                    left     nick foi embora
+    acted    nick faz text (/me)                noticed  nick avisa text: robôs não respondem
+
+    Com `to`, o que se disse foi só a ele.
+    """
+
+    kind: str
+    nick: str
+    text: str = ""
+    to: str = ""
+
+
+class Room:
+    """Quem está na sala, e quem ouve o quê. Pura: sem bytes, trava, socket, relógio nem terminal.
+
+    Um membro é qualquer chave de dicionário: um cliente, um endereço. Cada método devolve o que há
+    para contar, na ordem: uma lista de pares (membros, evento). O que não pode é ProtocolError.
+    """
+
+    def __init__(self, echo=False):
+        # Quem fala também se ouve? Sem conexão (UDP), só isto lhe mostra que a linha chegou.
+        self.echo = echo
+        # Membro -> apelido.
+        self.nicks = {}
+        # O que se compara de um apelido (nick_key) -> membro.
+        self.members = {}
+
+    def enter(self, member, nick=None):
+        """Chega um membro; sem apelido, é um visitante com número."""
+        if nick is None:
+            numbered = map("visitante{}".format, range(1, len(self.nicks) + 2))
+            nick = next(name for name in numbered if name not in self.members)
+        self.check(member, nick)
+        others = list(self.nicks)
+        self.nicks[member] = nick
+        self.members[nick_key(nick)] = member
+        return [([member], Event("welcome", nick)), (others, Event("entered", nick))]
+
+    def leave(self, member):
+        nick = self.nicks.pop(member)
+        del self.members[nick_key(nick)]
+        return [(list(self.nicks), Event("left", nick))]
+
+    def rename(self, member, wanted):
+        self.check(member, wanted)
+        nick = self.nicks[member]
+        del self.members[nick_key(nick)]
+        self.members[nick_key(wanted)] = member
+        self.nicks[member] = wanted
+        told = [(self.hearers(member), Event("renamed", nick, wanted))]
+        if not self.echo:
+            told.insert(0, ([member], Event("named", wanted)))
+        return told
+
+    def say(self, member, text, kind="said"):
+        """Fala a todos. kind: "said", "acted" ou "noticed". Uma linha vazia não diz nada."""
+        if not text:
+            return []
+        return [(self.hearers(member), Event(kind, self.nicks[member], text))]
+
+    def whisper(self, member, to, text, kind="said"):
+        """Fala só com quem tem o apelido `to`."""
+        target = self.members.get(nick_key(to))
+        if target is None or not text:
+            raise ProtocolError(f"{escape(to) or 'quem?'} não está na sala, ou falta o texto")
+        hearers = [target]
+        if self.echo and target != member:
+            hearers.append(member)
+        return [(hearers, Event(kind, self.nicks[member], text, to))]
+
+    def who(self):
+        """Os apelidos, em ordem."""
+        return sorted(self.nicks.values())
+
+    def check(self, member, nick):
+        """ProtocolError, se `nick` não serve ou já é de outro."""
+        fault = nick_fault(nick)
+        if fault:
+            raise ProtocolError(fault)
+        if self.members.get(nick_key(nick), member) != member:
+            raise ProtocolError(f"{nick} já está na sala; escolha outro apelido")
+
+    def hearers(self, member):
+        members = list(self.nicks)
+        if not self.echo:
+            members.remove(member)
+        return members
+
+
+# O dialeto de quem usa nc e telnet: um evento é uma linha, e uma barra começa um comando. O que
+# veio da rede só segue viagem escapado: ninguém comanda o terminal de ninguém.
+SPOKEN = {
+    "welcome": "* bem-vindo à sala, {0.nick}. /ajuda mostra os comandos",
+    "entered": "* {0.nick} entrou",
+    "left": "* {0.nick} saiu",
+    "named": "* agora você é {0.nick}",
+    "renamed": "* {0.nick} agora é {0.text}",
+    "said": "<{0.nick}> {1}",
+    "noticed": "<{0.nick}> {1}",
+    "acted": "* {0.nick} {1}",
+}
+SPOKEN_APART = "<{0.nick} para {0.to}, em particular> {1}"
+
+
+def to_line(event: Event) -> str:
+    """Event("said", "ana", "oi") -> "<ana> oi", sem o fim de linha."""
+    form = SPOKEN_APART if event.to else SPOKEN[event.kind]
+    return form.format(event, escape(event.text))
 
 
 def parse_command(line: str) -> tuple:
@@ -370,12 +494,57 @@ def parse_command(line: str) -> tuple:
     return name.lower(), rest.strip()
 
 
-def valid_nick(nick: str) -> str:
-    """Devolve o apelido, se serve; ProtocolError se não."""
-    if not 1 <= len(nick) <= NICK_LIMIT or not nick.isprintable() or " " in nick or nick.startswith("/"):
-        raise ProtocolError(f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços")
-    return nick
+def obey(room: Room, member, line: str) -> tuple:
+    """Faz o que a linha pede: (o que responder a quem a disse, o que a sala conta)."""
+    command, text = parse_command(line)
+    if not command:
+        return "", room.say(member, text)
+    if command == "nick":
+        return "", room.rename(member, text)
+    if command == "msg":
+        to, _, words = text.partition(" ")
+        return "", room.whisper(member, to, words.strip())
+    if command == "me":
+        return "", room.say(member, text, "acted")
+    if command == "quem":
+        return f"* na sala: {', '.join(room.who())}\n", []
+    if command == "sair":
+        return "* até logo\n", room.leave(member)
+    if command == "ajuda":
+        return ROOM_HELP, []
+    return f"* não conheço /{escape(command)}\n{ROOM_HELP}", []
 # --- fim do bloco comum: sala ---
+
+
+# --- bloco comum: apelido ---
+# Caracteres de um apelido.
+NICK_LIMIT = 20
+# Ocupam lugar e não se veem, ou nem lugar ocupam: braile vazio, preenchimentos do hangul, seletores
+# de variação.
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164"
+                       "\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+# Querem dizer outra coisa numa linha de IRC (RFC 2812, 2.3.1), ou na da sala: canal, destino...
+RESERVED = re.compile(r"[!@:,*?#&+~%$<>]|^/")
+
+
+def nick_key(nick: str) -> str:
+    """O que se compara: "Ana", "ana" e "ａｎａ" são um só, com o acento composto ou não (NFKC)."""
+    folded = unicodedata.normalize("NFKC", nick).casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
+def nick_fault(nick: str) -> str:
+    """Por que não serve de apelido; "" se serve."""
+    shown = unicodedata.normalize("NFKC", nick)
+    if not (nick and len(nick) <= NICK_LIMIT and len(shown) <= NICK_LIMIT) or " " in nick + shown:
+        return f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços"
+    hidden = INVISIBLE.search(nick) or not (nick + shown).isprintable()
+    if hidden or unicodedata.category(nick[0]).startswith("M"):
+        return "um apelido só tem caracteres visíveis"
+    if RESERVED.search(shown):
+        return "um apelido não leva ! @ : , * ? # & + ~ % $ < > nem começa por /"
+    return ""
+# --- fim do bloco comum: apelido ---
 
 
 class LineBuffer:
@@ -455,25 +624,22 @@ class Chat(Service):
     shared = True
 
     def __init__(self):
-        self.room = {}  # apelido em minúsculas -> cliente
+        self.room = Room()
         self.lock = threading.RLock()  # no motor de threads, muitos chegam aqui ao mesmo tempo
 
     def on_connect(self, client):
         with self.lock:
-            nick = next(n for n in map("visitante{}".format, range(1, len(self.room) + 2)) if n not in self.room)
-            client.session = nick, LineBuffer()
-            self.room[nick] = client
-            client.send(f"* bem-vindo à sala, {nick}. /ajuda mostra os comandos\n".encode())
-            self.announce(f"* {nick} entrou", client)
+            client.session = LineBuffer()
+            self.spread(self.room.enter(client))
 
     def on_data(self, client, data):
         with self.lock:
-            lines, deadline = client.session[1], client.deadline
+            lines, deadline = client.session, client.deadline
             try:
                 for line in lines.feed(data):
                     deadline = None  # o que sobrar será de outra linha
                     if not client.closing:  # o que vem depois de um /sair já não conta
-                        self.obey(client, *parse_command(line))
+                        self.obey(client, line)
             except ProtocolError as error:
                 self.leave(client, f"* erro: {error}; até logo\n")
             if not client.closing:  # o prazo é da linha: começa no primeiro byte dela, e os seguintes não o renovam
@@ -485,55 +651,37 @@ class Chat(Service):
 
     def on_close(self, client):
         with self.lock:
-            if not client.closing and client.session[1].pending:
+            if not client.closing and client.session.pending:
                 self.on_data(client, b"\n")  # a última linha, de quem se foi sem terminá-la
             self.leave(client)
 
     def leave(self, client, last=""):
-        key = client.session[0].casefold()
-        if self.room.get(key) is client:
-            del self.room[key]
-            self.announce(f"* {client.session[0]} saiu")
+        if client in self.room.nicks:
+            self.spread(self.room.leave(client))
             client.close(last.encode())
 
-    def announce(self, text, sender=None):
-        """Mostra no terminal do servidor e envia a todos, menos a quem disse."""
-        self.tell(text)
-        for client in list(self.room.values()):
-            if client is not sender and not client.closing:  # quem caiu só atrasaria os outros
-                client.send(f"{text}\n".encode())
+    def spread(self, told):
+        """Conta a cada um o que lhe cabe; o que é de todos, também ao terminal do servidor."""
+        for members, event in told:
+            line = to_line(event)
+            if event.kind not in ("welcome", "named") and not event.to:
+                self.tell(line)
+            data = f"{line}\n".encode()
+            for client in members:
+                if not client.closing:  # quem caiu só atrasaria os outros
+                    client.send(data)
 
-    def obey(self, client, command, text):
-        """Faz o que a linha pede. Texto que veio da rede só segue viagem escapado."""
-        nick = client.session[0]
-        if command == "nick":
-            self.rename(client, text)
-        elif command == "quem":
-            client.send(f"* na sala: {', '.join(sorted(other.session[0] for other in self.room.values()))}\n".encode())
-        elif command == "msg":
-            to, _, text = escape(text).partition(" ")
-            target = self.room.get(to.casefold()) if text else None
-            (target or client).send((f"<{nick} para {to}, em particular> {text}\n" if target else
-                                     f"* erro: {to or 'quem?'} não está na sala, ou falta o texto\n").encode())
-        elif command == "sair":
-            self.leave(client, "* até logo\n")
-        elif command:
-            unknown = "" if command == "ajuda" else f"* não conheço /{escape(command)}\n"
-            client.send((unknown + ROOM_HELP).encode())
-        elif text:
-            self.announce(f"<{nick}> {escape(text)}", client)
-
-    def rename(self, client, wanted):
-        nick, lines = client.session
+    def obey(self, client, line):
+        """Faz o que a linha pede."""
         try:
-            if self.room.get(valid_nick(wanted).casefold(), client) is not client:
-                raise ProtocolError(f"{wanted} já está na sala; escolha outro apelido")
+            answer, told = obey(self.room, client, line)
         except ProtocolError as error:
-            return client.send(f"* erro: {error}\n".encode())
-        del self.room[nick.casefold()]
-        self.room[wanted.casefold()], client.session = client, (wanted, lines)
-        client.send(f"* agora você é {wanted}\n".encode())
-        self.announce(f"* {nick} agora é {wanted}", client)
+            answer, told = f"* erro: {error}\n", []
+        self.spread(told)
+        if client not in self.room.nicks:
+            client.close(answer.encode())
+        elif answer:
+            client.send(answer.encode())
 
 
 class Http(Service):

@@ -486,11 +486,45 @@ class TestServidorPuro(unittest.TestCase):
                 self.assertEqual(self.servidor.parse_command(line), command)
 
     def test_valid_nick(self):
-        for nick in ("ana", "José", "x" * 20, "日本"):
-            self.assertEqual(self.servidor.valid_nick(nick), nick)
-        for nick in ("", "x" * 21, "a b", "a\x1b[31m", "a\tb", "a\u202eb", "/ana"):
+        """S3: o que não se vê, ou quer dizer outra coisa, não é apelido; o que se lê igual é um só."""
+        room, enter = self.servidor.Room(), self.servidor.Room.enter
+        for member, nick in enumerate(("ana", "José", "x" * 20, "日本")):
+            enter(room, member, nick)
+        for nick in ("", "x" * 21, "a b", "a\x1b[31m", "a\tb", "a\u202eb", "/ana", "\u3164", "\u2800", "\u115f",
+                     "bi\u034fa", "ana!x", ":ana", "#sala", "ANA", "Jose\u0301", "ａｎａ"):
             with self.subTest(nick), self.assertRaises(self.servidor.ProtocolError):
-                self.servidor.valid_nick(nick)
+                enter(room, 9, nick)
+        self.assertEqual(room.who(), ["José", "ana", "x" * 20, "日本"])
+
+    def test_room(self):
+        """A sala, pura: cada pedido devolve quem ouve o quê, e na ordem."""
+        Event, ProtocolError = self.servidor.Event, self.servidor.ProtocolError
+        room = self.servidor.Room()
+        self.assertEqual(room.enter(1), [([1], Event("welcome", "visitante1")), ([], Event("entered", "visitante1"))])
+        self.assertEqual(room.enter(2, "bia")[1], ([1], Event("entered", "bia")))
+        self.assertEqual(room.rename(1, "ana"), [([1], Event("named", "ana")), ([2], Event("renamed", "visitante1", "ana"))])
+        self.assertEqual(room.rename(1, "Ana")[1], ([2], Event("renamed", "ana", "Ana")))
+        self.assertEqual(room.enter(3)[0], ([3], Event("welcome", "visitante1")))
+        self.assertEqual(room.say(1, "oi"), [([2, 3], Event("said", "Ana", "oi"))])
+        self.assertEqual(room.say(1, "acena", "acted"), [([2, 3], Event("acted", "Ana", "acena"))])
+        self.assertEqual(room.say(1, ""), [])
+        self.assertEqual(room.whisper(2, "ANA", "psiu"), [([1], Event("said", "bia", "psiu", "ANA"))])
+        for refused in (lambda: room.whisper(2, "caio", "psiu"), lambda: room.whisper(2, "ana", ""),
+                        lambda: room.rename(2, "ANA"), lambda: room.rename(2, "a b"), lambda: room.enter(4, "bia")):
+            self.assertRaises(ProtocolError, refused)
+        self.assertEqual(room.who(), ["Ana", "bia", "visitante1"])
+        self.assertEqual(room.leave(2), [([1, 3], Event("left", "bia"))])
+        room.enter(4, "bia")
+
+    def test_room_with_echo(self):
+        """Em UDP, quem fala também se ouve: só isto lhe mostra que a linha chegou. O membro é o endereço."""
+        room, ana, bia = self.servidor.Room(echo=True), ("127.0.0.1", 1), ("127.0.0.1", 2)
+        room.enter(ana, "ana")
+        self.assertEqual(room.enter(bia, "bia")[1][0], [ana])
+        self.assertEqual(room.say(("127.0.0.1", 1), "oi")[0][0], [ana, bia])
+        self.assertEqual([members for members, _ in room.rename(ana, "eva")], [[ana, bia]])
+        self.assertEqual(room.whisper(bia, "eva", "psiu")[0][0], [ana, bia])
+        self.assertEqual(room.whisper(bia, "bia", "psiu")[0][0], [bia])
 
     def test_parse_request(self):
         method, target, headers = self.servidor.parse_request(b"GET /a?b=1 HTTP/1.1\r\nHost: x\r\nA:  b c \r\nVazio:")
