@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""LED e botão de um Raspberry Pi pela rede: um comando por TCP acende a GPIO17, um toque na GPIO4 manda o comando.
+"""LED e botão de um Raspberry Pi pela rede: um comando por TCP acende, um toque manda o comando.
 
-    ./led_gpio.py                 o LED: escuta em 127.0.0.1 porta 5555 (e obedece a: echo LED ON | nc 127.0.0.1 5555)
-    ./led_gpio.py botao           o botão: cada toque inverte o LED; para um comando só: ./led_gpio.py enviar LED ON
-    ./led_gpio.py iniciar         LED e botão juntos; num PC, sem placa, tudo simulado
+    ./led_gpio.py               o LED: obedece a   echo LED ON | nc 127.0.0.1 5555
+    ./led_gpio.py botao         o botão: cada toque inverte o LED
+    ./led_gpio.py iniciar       os dois juntos; num PC, sem placa, simulados
 
           botao                        TCP, porta 5555                     servidor
     GPIO4 ---/ --- GND          --- LED STATUS ------------>     GPIO17 ---[330 ohms]---|>|--- GND
@@ -12,12 +12,26 @@
      apertado 0)                --- LED ON ---------------->      ou uma lâmpada no terminal)
                                 <---------- OK LED ON ------
 
-Uma linha por comando; acaba em NUL, LF, CRLF, no fim da conexão ou num breve silêncio. O que não se entende: ERRO.
-    LED ON, LED OFF, LED TOGGLE, LED STATUS  ->  OK LED ON  ou  OK LED OFF
-    LED WATCH                                ->  o mesmo e, a cada mudança, LED ON  ou  LED OFF
-    com senha, antes de tudo: DESAFIO texto  <-  RESPOSTA hmac_sha256(senha, texto)  ->  OK  ou  ERRO
+O servidor ingênuo, que num Pi de 2015, depois de `echo 17 > export`, já acende:
 
-O que ele não faz: não esconde a conversa sem --certificado, não manda em mais de um LED, não fala MQTT.
+    listener = socket.create_server(("127.0.0.1", 5555))
+    while True:
+        client, address = listener.accept()
+        if client.recv(1024) == b"LED ON":
+            with open("/sys/class/gpio/gpio17/value", "w") as value:
+                value.write("1")
+        client.close()
+
+O que lhe falta, e cada parte deste arquivo cura uma falta:
+
+    1  toma um recv() por uma ordem, venha de quem vier ... Order, split_lines, dialect
+    2  a GPIO17 muda de número, de dono e de arquivo ...... Pin, SysfsPin, ChardevPin, SimulatedPin
+    3  crê no que escreveu, e não conta a ninguém ......... Led
+    4  quem conecta e se cala faz todos esperar ........... Server, Client
+    5  o contato treme, e o toque sem servidor se perde ... Button, Conversation
+    6  qualquer um na rede manda no LED ................... Secret
+
+O que ele não faz: mandar em mais de um LED, variar o brilho e, sem --certificado, cifrar.
 """
 import argparse
 import contextlib
@@ -39,26 +53,1753 @@ import struct
 import sys
 import threading
 import time
+from typing import NamedTuple, Optional
 
-if os.name == "posix":  # no Windows só existem a simulação e os clientes
+# No Windows só existem a simulação e os clientes.
+if os.name == "posix":
     import fcntl
+    import grp
     import syslog
-    syslog.openlog("LED TCP", syslog.LOG_PID)  # a marca dos programas em C: tail -f /var/log/syslog | grep LED
+
+# ---------------------------------------------------------------------------------------------
+# 1. Order: o que se diz pela rede
+#
+# O TCP entrega bytes em ordem, e não mensagens: uma ordem chega em pedaços, ou três de uma vez.
+# Uma linha acaba em NUL (o botão em C), LF, CRLF, no fim da conexão ou num breve silêncio.
+#
+#     LED ON, LED OFF, LED TOGGLE, LED STATUS  ->  OK LED ON  ou  OK LED OFF; ou ERRO e por quê
+#     LED WATCH                                ->  o mesmo e, a cada mudança, LED ON ou LED OFF
+#
+# E uma página da web, aberta em qualquer navegador desta máquina, também alcança esta porta: quem
+# começa por uma linha de HTTP (RFC 9112) nunca chega às ordens, nem com o que vem depois dela.
 
 COMMANDS = ("LED ON", "LED OFF", "LED TOGGLE", "LED STATUS", "LED WATCH")
-CHIPS = ("pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835")  # Pi 5, Pi 4, Pi 0 a 3: o rótulo não muda, o número sim
-HEADER_LINES = 28  # GPIO0 a GPIO27, o conector de 40 pinos
-LINE_LIMIT, LOG_LIMIT = 256, 1 << 20  # bytes; o maior comando tem 10, e a prova, 73; ~/.led_gpio.log recomeça
-CHUNK = 16384  # bytes: um registro TLS inteiro, para nada ficar no OpenSSL sem que select() o veja
-SILENCE_S, STOP_TRIES = 0.2, 50  # encerra uma linha sem fim, e é o passo de quem espera o fim; os passos de `parar`
-LOGIN_S = 30  # prazo do TLS e da senha: dá para fazer a conta à mão, com nc e openssl
-MAX_CLIENTS, MAX_PER_SOURCE = 512, 64  # os demais esperam na fila; e um endereço só não ocupa o lugar de todos
-PENALTY_MAX_S, MAX_OFFENDERS = 60, 1024  # espera máxima de quem erra a senha; endereços lembrados (o mais antigo sai)
-UDEV_S, POLL_S, WAKE_S = 2, 0.005, 0.5  # EACCES após o export; releitura do botão sem bordas; maior sono de uma espera
-ANSWER_S = 1.5  # para conectar, e para a conversa inteira; e, no fim, para as threads dos clientes acabarem
-MAX_PRESSES, RETRY_S, PARTING_S = 64, 1, 1  # toques à espera; pausa entre tentativas; o que o fim espera por uma
-LOGGING = argparse.Namespace(lock=threading.Lock(), limit=float("inf"))  # uma linha por vez; teto do arquivo, se nosso
+# Bytes: o maior comando tem 10, e a prova da senha, 73.
+LINE_LIMIT = 256
 
+# O método é qualquer palavra (token, RFC 9110): o fetch() de uma página escolhe o seu.
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+HTTP_REQUEST = re.compile(TOKEN + rb" +(/|https?://|\S+ +HTTP/)")
+HTTP_START = re.compile(TOKEN + rb"( +(/\S*)?)?")
+
+
+class Order(NamedTuple):
+    """Uma linha entendida: o comando, ou None; e se, com mais bytes, ela ainda viria a ser um."""
+
+    command: Optional[str]
+    may_grow: bool
+
+
+def split_lines(data: bytes) -> tuple:
+    """(linhas completas, resto), nenhum deles com mais de LINE_LIMIT + 1 bytes."""
+    *lines, rest = data.replace(b"\0", b"\n").replace(b"\r", b"\n").split(b"\n")
+    return [line[:LINE_LIMIT + 1] for line in lines if line.strip()], rest[:LINE_LIMIT + 1]
+
+
+def understand(line: bytes) -> Order:
+    """b"led  on" é LED ON; b"led  o" ainda não é nada, e pode vir a ser."""
+    text = " ".join(line.decode("ascii", "replace").upper().split())
+    may_grow = any(command.startswith(text) and command != text for command in COMMANDS)
+    if text in COMMANDS:
+        return Order(text, may_grow)
+    return Order(None, may_grow)
+
+
+def dialect(start: bytes) -> str:
+    """Quem começa a falar assim fala "http" ou "linhas"? "" se ainda não dá para saber."""
+    line, end, _ = start.lstrip(b" \0\r\n").partition(b"\n")
+    if not line:
+        return ""
+    if HTTP_REQUEST.match(line):
+        return "http" if end or len(line) > LINE_LIMIT else ""
+    if not end and len(line) <= LINE_LIMIT and HTTP_START.fullmatch(line):
+        return ""
+    return "linhas"
+
+
+def opposite(reply: str) -> str:
+    """O comando que inverte o LED que respondeu assim a LED STATUS."""
+    return "LED OFF" if reply == "OK LED ON" else "LED ON"
+
+
+# ---------------------------------------------------------------------------------------------
+# 2. Pin: três caminhos até o mesmo pino
+#
+# O kernel numera as linhas de todos os chips: GPIO17 é 17, 529 ou 588, e pode nem haver arquivo
+# para ela; o que não muda é o rótulo do chip. E outro programa pode ler, escrever ou largar o pino
+# como entrada: cada escrita afirma o estado inteiro, e o estado se lê do pino, não da memória.
+# (Documentation/admin-guide/gpio/sysfs.rst e include/uapi/linux/gpio.h, no kernel.)
+
+# Pi 5, Pi 4, Pi 0 a 3: o rótulo do chip do conector não muda; o número dele, sim.
+CHIPS = ("pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835")
+# GPIO0 a GPIO27: o conector de 40 pinos.
+HEADER_LINES = 28
+# Até a GPIO8 os pinos nascem com pull-up; da 9 em diante, com pull-down (BCM2835, tabela 6-31).
+LAST_PULL_UP = 8
+# Segundos de EACCES depois do export, até o udev dar os arquivos ao grupo gpio.
+UDEV_S = 2
+# Segundos entre duas leituras de um botão que não avisa bordas.
+POLL_S = 0.005
+# O maior sono de uma espera, em segundos.
+WAKE_S = 0.5
+# A linha que se usava não está mais ali: unexport de outro programa, ou chip que saiu.
+VANISHED = (errno.ENODEV, errno.ENOENT, errno.ENXIO)
+
+
+class Chip(NamedTuple):
+    """Um chip de GPIO visto por um dos caminhos. label: None se não nos deixam perguntar."""
+
+    label: Optional[str]
+    lines: int
+    # A base da numeração no sysfs, ou o caminho em /dev.
+    where: object
+    # O dispositivo, em /sys/devices: o mesmo, qualquer que seja o caminho até ele.
+    device: str
+
+
+class Pin:
+    """Uma linha de GPIO. O nível é lógico: True é LED aceso, ou botão apertado."""
+
+    # Descritor do que se lê; None enquanto a linha não é nossa.
+    fd = None
+    chip = None
+
+    def __init__(self, args, bcm, output, say):
+        self.args = args
+        self.bcm = bcm
+        # Um LED? Senão, um botão.
+        self.output = output
+        # Chamada para mostrar uma linha na tela.
+        self.say = say
+        # O botão liga o pino ao GND: apertado é 0.
+        self.active_low = not output or args.ativo_baixo
+
+    def locate(self):
+        """Acha o chip do conector, pelo rótulo.
+
+        False: aqui não há. PermissionError: não nos deixam ver.
+        """
+        chips = list(self.chips())
+        found = [chip for chip in chips if chip.label in CHIPS and chip.lines >= HEADER_LINES]
+        hidden = [chip for chip in chips if chip.label is None]
+        if found:
+            # De dois iguais, o da própria placa, e não um de teste ou de expansão; e o mesmo pelos
+            # dois caminhos.
+            self.chip = min(found, key=precedence)
+        elif hidden:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), hidden[0].where)
+        return bool(found)
+
+    def reopen(self):
+        """A linha sumiu: procura-a outra vez, que o chip pode ter voltado com outro número."""
+        Pin.close(self)
+        if not self.locate():
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        self.open()
+
+    def insist(self, action, *args):
+        """Faz, e faz de novo com a linha reaberta se ela havia sumido."""
+        if self.fd is not None:
+            try:
+                return action(*args)
+            except OSError as error:
+                if error.errno not in VANISHED:
+                    raise
+        self.reopen()
+        return action(*args)
+
+    def write(self, on):
+        self.insist(self.put, on)
+
+    def read(self):
+        return self.insist(self.get)
+
+    def wait_edge(self, seconds):
+        """Espera uma borda; False se o tempo passou sem ela."""
+        time.sleep(seconds)
+        return False
+
+    def presses(self, house):
+        """Gera os toques. O contato treme (*bounce*): um nível só vale parado por --repique ms."""
+        level = settled = self.read()
+        since = 0.0
+        # Há chips que aceitam avisar bordas e nunca avisam: até uma chegar, relê.
+        edges_work = False
+        while not house.ending:
+            patience = POLL_S
+            if edges_work and level == settled:
+                patience = WAKE_S
+            edge = self.wait_edge(patience)
+            seen = self.read()
+            now = time.monotonic()
+            # Borda sem mudança pode ser só o eco de armar a espera.
+            edges_work = edges_work or edge and seen != level
+            if edge or seen != level:
+                level = seen
+                since = now
+            elif level != settled and now - since >= self.args.repique / 1000:
+                settled = level
+                if settled:
+                    yield
+
+    def close(self):
+        if self.fd is not None:
+            fd, self.fd = self.fd, None
+            os.close(fd)
+
+
+def natural(text):
+    """Chave que põe gpiochip2 antes de gpiochip10."""
+    return [part.zfill(20) for part in re.split(r"(\d+)", text)]
+
+
+def precedence(chip):
+    """Chave de ordem: antes, os chips que a descrição da placa (*device tree*) declara."""
+    declared = os.path.exists(f"{chip.device}/of_node")
+    return not declared, natural(chip.device)
+
+
+class SysfsPin(Pin):
+    """Um arquivo por atributo, em /sys/class/gpio/gpioN: antigo, e quase sempre lá."""
+
+    # A linha fomos nós que exportamos, e cabe a nós devolver?
+    exported = False
+    folder = None
+
+    def chips(self):
+        for path in glob.glob(f"{self.args.sysfs}/gpiochip*"):
+            with contextlib.suppress(FileNotFoundError):
+                yield Chip(self.file(f"{path}/label"), int(self.file(f"{path}/ngpio")),
+                           int(self.file(f"{path}/base")), os.path.realpath(f"{path}/device"))
+
+    @staticmethod
+    def file(path, text=None):
+        """Lê um atributo, ou escreve nele."""
+        if text is None:
+            with open(path) as file:
+                return file.read().strip()
+        with open(path, "w") as file:
+            file.write(text)
+
+    def settle(self, name, text):
+        """Escreve num atributo recém-exportado: o udev demora a dar os arquivos ao grupo gpio."""
+        deadline = time.monotonic() + UDEV_S
+        while True:
+            try:
+                return self.file(f"{self.folder}/{name}", text)
+            except (PermissionError, FileNotFoundError):
+                if not self.exported or time.monotonic() >= deadline:
+                    raise
+                time.sleep(POLL_S)
+
+    def open(self):
+        """A linha que já estava exportada serve, mas não cabe a nós devolvê-la."""
+        if not self.output and self.bcm > LAST_PULL_UP:
+            raise Failure(f"a GPIO{self.bcm} nasce com pull-down, e o sysfs não sabe trocá-lo: o "
+                          "botão ficaria mudo. Use --gpio chardev, ou um pino até "
+                          f"{LAST_PULL_UP}: --botao 4")
+        line = str(self.chip.where + self.bcm)
+        self.folder = f"{self.args.sysfs}/gpio{line}"
+        if not os.path.isdir(self.folder):
+            # Sem zero à esquerda: seria lido em octal.
+            self.file(f"{self.args.sysfs}/export", line)
+            self.exported = True
+        # `value` respeita active_low e `direction` não: a inversão se faz aqui.
+        self.settle("active_low", "0")
+        if self.output:
+            self.settle("direction", self.level_now())
+        else:
+            self.settle("direction", "in")
+        self.settle("value", None)
+        self.fd = os.open(f"{self.folder}/value", os.O_RDONLY)
+
+    def level_now(self):
+        """ "high" ou "low": o LED como está, se já era saída de alguém; senão, apagado."""
+        kept = not self.exported or self.args.ao_sair == "manter"
+        if kept and self.settle("direction", None) == "out":
+            high = self.settle("value", None) == "1"
+        else:
+            high = self.active_low
+        return "high" if high else "low"
+
+    def put(self, on):
+        # "high" e "low" dão sentido e nível de uma vez; "out" apagaria por um instante o LED.
+        self.file(f"{self.folder}/direction", "high" if on != self.active_low else "low")
+
+    def get(self):
+        return (os.pread(self.fd, 1, 0) == b"1") != self.active_low
+
+    def close(self):
+        super().close()
+        if self.exported and os.path.isdir(self.folder):
+            self.file(f"{self.args.sysfs}/unexport", os.path.basename(self.folder)[4:])
+
+    def __str__(self):
+        return f"sysfs, {self.chip.where + self.bcm}"
+
+
+class Layout:
+    """Uma chamada de linux/gpio.h: o número dela, e a estrutura, campo por campo."""
+
+    def __init__(self, number, *fields):
+        self.number = number
+        # O que não tem nome é enchimento, ou campos que não usamos: vale zero.
+        self.names = [name for name, _ in fields if name]
+        self.struct = struct.Struct("=" + "".join(kind for _, kind in fields))
+
+    def pack(self, **values) -> bytes:
+        blank = dict.fromkeys(self.names, 0)
+        return self.struct.pack(*{**blank, **values}.values())
+
+    def unpack(self, data: bytes) -> dict:
+        return dict(zip(self.names, self.struct.unpack(data)))
+
+    def call(self, file, **values) -> dict:
+        return self.unpack(fcntl.ioctl(file, self.number, self.pack(**values)))
+
+
+# A configuração de uma linha: flags, e um atributo (de até dez).
+LINE_CONFIG = (
+    ("flags", "Q"),
+    ("num_attrs", "I"),
+    ("", "20x"),
+    ("attr_id", "I"),
+    ("", "4x"),
+    ("attr_value", "Q"),
+    ("attr_lines", "Q"),
+    ("", "216x"),
+)
+GET_CHIPINFO = Layout(0x8044B401, ("name", "32s"), ("label", "32s"), ("lines", "I"))
+GET_LINEINFO = Layout(
+    0xC100B405,
+    ("name", "32s"),
+    ("consumer", "32s"),
+    ("offset", "I"),
+    ("num_attrs", "I"),
+    ("flags", "Q"),
+    ("", "176x"),
+)
+GET_LINE = Layout(
+    0xC250B407,
+    # A linha que se pede, de até 64, e quem a pede.
+    ("offset", "I"),
+    ("", "252x"),
+    ("consumer", "32s"),
+    *LINE_CONFIG,
+    ("num_lines", "I"),
+    ("event_buffer_size", "I"),
+    ("", "20x"),
+    # É o kernel quem o preenche.
+    ("fd", "i"),
+)
+SET_CONFIG = Layout(0xC110B40D, *LINE_CONFIG)
+GET_VALUES = Layout(0xC010B40E, ("bits", "Q"), ("mask", "Q"))
+# Flags, e o atributo que traz o nível de uma saída (GPIO_V2_LINE_...).
+ACTIVE_LOW = 0x2
+INPUT = 0x4
+OUTPUT = 0x8
+BOTH_EDGES = 0x10 | 0x20
+PULL_UP = 0x100
+OUTPUT_VALUES = 2
+# Bytes de um aviso de borda: gpio_v2_line_event.
+EVENT_BYTES = 48
+
+
+class ChardevPin(Pin):
+    """/dev/gpiochipN, ABI v2 (kernel 5.10 em diante): a linha é nossa enquanto o fd viver."""
+
+    def chips(self):
+        for path in glob.glob("/dev/gpiochip*"):
+            number = os.path.basename(path)
+            device = os.path.dirname(os.path.realpath(f"/sys/bus/gpio/devices/{number}"))
+            try:
+                with open(path, "rb") as chip:
+                    info = GET_CHIPINFO.call(chip, name=b"", label=b"")
+                yield Chip(info["label"].rstrip(b"\0").decode(), info["lines"], path, device)
+            except PermissionError:
+                yield Chip(None, 0, path, device)
+            except OSError:
+                # Pasta, arquivo comum, nó sem dispositivo: não é um chip.
+                continue
+
+    def open(self):
+        config = self.config(False)
+        with open(self.chip.where, "rb") as chip:
+            if self.output and self.args.ao_sair == "manter":
+                config = self.found(chip)
+            self.fd = GET_LINE.call(chip, offset=self.bcm, consumer=b"led_gpio", num_lines=1,
+                                    **config)["fd"]
+
+    def found(self, chip):
+        """O LED como o achamos, se a linha é uma saída: pedida sem sentido, ela não se mexe."""
+        info = GET_LINEINFO.call(chip, name=b"", consumer=b"", offset=self.bcm)
+        if not info["flags"] & OUTPUT:
+            return self.config(False)
+        fd = GET_LINE.call(chip, offset=self.bcm, consumer=b"led_gpio", num_lines=1,
+                           flags=ACTIVE_LOW * self.active_low)["fd"]
+        try:
+            return self.config(bool(GET_VALUES.call(fd, mask=1)["bits"]))
+        finally:
+            os.close(fd)
+
+    def config(self, on):
+        """O estado inteiro da linha, para o pedido e para cada escrita."""
+        flags = ACTIVE_LOW * self.active_low
+        if not self.output:
+            return {"flags": flags | INPUT | BOTH_EDGES | PULL_UP}
+        return {"flags": flags | OUTPUT, "num_attrs": 1, "attr_id": OUTPUT_VALUES,
+                "attr_value": int(on), "attr_lines": 1}
+
+    def put(self, on):
+        SET_CONFIG.call(self.fd, **self.config(on))
+
+    def get(self):
+        return bool(GET_VALUES.call(self.fd, mask=1)["bits"])
+
+    def wait_edge(self, seconds):
+        if not wait_ready([self.fd], timeout=seconds):
+            return False
+        os.read(self.fd, 16 * EVENT_BYTES)
+        return True
+
+    def __str__(self):
+        return f"chardev, {self.chip.where} linha {self.bcm}"
+
+
+class SimulatedPin(Pin):
+    """Para um PC: o LED é uma lâmpada desenhada no terminal; o botão, uma FIFO e o Enter."""
+
+    lit = False
+    # A FIFO é só do botão; sem ela, o Enter ainda vale.
+    fifo = None
+
+    def locate(self):
+        return True
+
+    def open(self):
+        """A FIFO é só do dono. O que houver no lugar só serve se for uma nossa, e sem leitor."""
+        if self.output or not hasattr(os, "mkfifo"):
+            return
+        path = self.args.fifo
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(path, 0o600)
+        info = os.lstat(path)
+        ours = stat.S_ISFIFO(info.st_mode) and info.st_uid == os.geteuid()
+        if not ours or info.st_mode & 0o077:
+            raise Failure(f"{path} já existe e não é uma FIFO só sua: ls -l {path}. "
+                          "É de um echo? rm. Ou --fifo OUTRO")
+        # ENXIO: ninguém a lê.
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+            raise Failure(f"{path} já tem quem a leia, e cada toque iria a um dos dois. "
+                          "Outro botão: --fifo OUTRO")
+        # O_RDWR: sem fim de arquivo entre dois echo.
+        self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+        self.fifo = path
+
+    def write(self, on):
+        self.lit = on
+        text, style = ("(*) LED aceso", "1;33") if on else ("( ) LED apagado", "2")
+        if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+            text = f"\033[{style}m{text}\033[0m"
+        self.say(text)
+
+    def read(self):
+        return self.lit
+
+    def presses(self, house):
+        """Uma linha é um toque. Com input(), uma thread presa travaria o fim do Python."""
+        sources = [0]
+        if self.fd is not None:
+            sources.append(self.fd)
+        while sources and not house.ending:
+            ready = sources
+            if self.fd is not None:
+                ready = wait_ready(sources, timeout=SILENCE_S)
+            for fd in list(ready):
+                data = os.read(fd, CHUNK)
+                yield from range(data.count(b"\n"))
+                if not data:
+                    sources.remove(fd)
+
+    def close(self):
+        if self.fifo:
+            os.unlink(self.fifo)
+        super().close()
+
+    def __str__(self):
+        place = f"em {LOG_PATH}" if self.args.fundo else "neste terminal"
+        return f"simulado, {place}"
+
+
+PINS = {"sysfs": SysfsPin, "chardev": ChardevPin, "simulado": SimulatedPin}
+# A ordem em que `auto` procura: o sysfs se repete com echo; mas o botão quer o pull-up, que só o
+# chardev sabe ligar.
+LED_PATHS = ("sysfs", "chardev", "simulado")
+BUTTON_PATHS = ("chardev", "sysfs", "simulado")
+
+
+def explain_pin(error, bcm):
+    """Por que a linha não é nossa, e o que digitar em seguida."""
+    if error.errno == errno.EBUSY:
+        return (f"a linha da GPIO{bcm} está em uso por outro programa ou driver. Quem: gpioinfo. "
+                "Outra: --led N ou --botao N")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        return f"a linha da GPIO{bcm} não é deste usuário: {explain_group(error.filename)}"
+    if error.errno in VANISHED:
+        return f"o chip da GPIO{bcm} não está mais aqui"
+    return f"a linha da GPIO{bcm} não abriu: {reason(error)}"
+
+
+def explain_group(path):
+    """Como se chega a ter permissão: o grupo é o do próprio arquivo, que varia com o sistema."""
+    group = group_of(path)
+    if not group:
+        return f"{path} é só do root. Com ele: sudo {typed()}"
+    return (f"{path} é do grupo {group}. Entre nele: sudo usermod -aG {group} $USER, "
+            "saia e entre de novo")
+
+
+def group_of(path):
+    """O nome do grupo que usa o arquivo; "" se nenhum, ou o do root."""
+    with contextlib.suppress(OSError, KeyError):
+        info = os.stat(path)
+        if info.st_gid and info.st_mode & 0o060:
+            return grp.getgrgid(info.st_gid).gr_name
+    return ""
+
+
+def find_pin(args, bcm, output, house):
+    """A linha, aberta pelo caminho de --gpio; em auto, pelo primeiro que a der.
+
+    Simular é só para quem não tem placa: não poder olhar não é não haver.
+    """
+    paths = LED_PATHS if output else BUTTON_PATHS
+    if args.gpio != "auto":
+        paths = (args.gpio,)
+    failures = {}
+    for name in paths:
+        if name == "simulado" and failures:
+            break
+        pin = PINS[name](args, bcm, output, house.say)
+        try:
+            if pin.locate():
+                pin.open()
+                house.note(f"GPIO{bcm}: {pin}")
+                return pin
+        except (OSError, Failure) as error:
+            pin.close()
+            failures[name] = error
+    if not failures:
+        raise Failure(f"nenhum chip de Raspberry Pi ({', '.join(CHIPS)}) por {args.gpio}. "
+                      "Sem placa: --gpio simulado")
+    # O chardev é o caminho que não falta em kernel nenhum: vale o que ele disse.
+    error = failures.get("chardev", failures[min(failures)])
+    if isinstance(error, OSError):
+        error = Failure(explain_pin(error, bcm))
+    raise error
+
+
+@contextlib.contextmanager
+def taken_pin(args, bcm, output, house):
+    """Toma a linha, e no fim a devolve."""
+    pin = find_pin(args, bcm, output, house)
+    try:
+        yield pin
+    finally:
+        try:
+            pin.close()
+        except OSError as error:
+            house.note(f"a linha da GPIO{bcm} não foi devolvida: {reason(error)}")
+
+
+# ---------------------------------------------------------------------------------------------
+# 3. Led: o estado, que é do pino, e quem quer saber dele
+#
+# Quem manda no LED (um cliente TCP, o botão, quem mais vier) fala só com esta classe: dá uma ordem,
+# ouve a resposta, e é avisado das mudanças, na mesma ordem para todos. Nenhum conhece os outros. O
+# que se sabe do LED se relê do pino, porque outro programa também pode ter mexido nele.
+
+# Quem mudou o LED, quando não foi ninguém por aqui.
+OUTSIDER = "outro programa"
+
+
+class Change(NamedTuple):
+    """A última mudança: quem a fez, e quando (time.monotonic())."""
+
+    who: str
+    when: float
+
+
+class Led:
+    """O LED de um pino. Cada ordem é atendida inteira antes da seguinte."""
+
+    def __init__(self, pin):
+        self.pin = pin
+        # O último nível visto, ou escrito.
+        self.lit = pin.read()
+        self.changed = Change("", 0.0)
+        # Reentrante: quem a segura põe a própria resposta antes do próximo aviso.
+        self.lock = threading.RLock()
+        # Chamadas a cada mudança, com (aceso, quem).
+        self.watchers = []
+
+    def watch(self, call):
+        """call(on, who) depois de cada mudança, sob a trava: não pode esperar por nada."""
+        with self.lock:
+            if call not in self.watchers:
+                self.watchers.append(call)
+
+    def unwatch(self, call):
+        with self.lock:
+            if call in self.watchers:
+                self.watchers.remove(call)
+
+    def order(self, command, who) -> str:
+        """Cumpre LED ON, OFF, TOGGLE ou STATUS (None: não se entendeu) e responde em uma linha."""
+        try:
+            with self.lock:
+                if command in ("LED STATUS", "LED TOGGLE"):
+                    self.look()
+                if command == "LED TOGGLE":
+                    self.turn(not self.lit, who)
+                elif command in ("LED ON", "LED OFF"):
+                    self.turn(command == "LED ON", who)
+                elif command != "LED STATUS":
+                    return "ERRO use LED ON, LED OFF, LED TOGGLE, LED STATUS ou LED WATCH"
+                return "OK LED ON" if self.lit else "OK LED OFF"
+        except OSError as error:
+            return f"ERRO o pino não obedeceu: {explain_pin(error, self.pin.bcm)}"
+
+    def press(self, who):
+        """Um toque no botão deste mesmo processo: inverte o LED. Devolve (ordem, resposta)."""
+        with self.lock:
+            command = opposite(self.order("LED STATUS", who))
+            return command, self.order(command, who)
+
+    def look(self):
+        """Relê o pino; OSError se ele não se deixa ler."""
+        with self.lock:
+            self.record(self.pin.read(), OUTSIDER)
+
+    def turn(self, on, who):
+        # Mesmo que já esteja assim: outro programa pode ter mexido.
+        self.pin.write(on)
+        self.record(on, who)
+
+    def record(self, on, who):
+        if on == self.lit:
+            return
+        self.lit = on
+        self.changed = Change(who, time.monotonic())
+        for call in list(self.watchers):
+            call(on, who)
+
+
+# ---------------------------------------------------------------------------------------------
+# 4. Server: a porta, e uma thread para cada um que entra
+#
+# Uma thread espera por cada cliente, e nenhuma espera por outra: enviar nunca bloqueia, e quem não
+# lê é desligado. Todo lugar, linha e espera tem um teto: um cliente mudo, lento ou falador custa o
+# dele, e os outros nem notam.
+
+# Lugares: os demais esperam na fila; e um endereço só não ocupa o de todos.
+MAX_CLIENTS = 512
+MAX_PER_SOURCE = 64
+# Bytes por leitura: um registro TLS inteiro, para nada ficar no OpenSSL sem que a espera o veja.
+CHUNK = 16384
+# Segundos de silêncio que encerram uma linha sem fim; e o passo de quem espera o fim do programa.
+SILENCE_S = 0.2
+# Segundos para o TLS e a senha: dá para fazer a conta à mão, com nc e openssl.
+LOGIN_S = 30
+# Segundos para as últimas palavras chegarem, e para as threads dos clientes acabarem.
+ANSWER_S = 1.5
+# Segundos entre duas olhadas no pino, para avisar do que outro programa fez.
+LOOK_S = 0.5
+# Bytes da pilha de cada thread: com os 8 MiB de costume, 512 não caberiam num Pi de 32 bits.
+STACK_BYTES = 256 * 1024
+# O que falta ao sistema para mais um cliente, e um dia volta: o resto é o fim da porta.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# Quem desistiu na fila, ou a rede dele: accept(2) manda tratar como "tente outra vez".
+FAILED_PEERS = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH,
+                errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
+                errno.EINTR, errno.ETIMEDOUT, errno.ECONNRESET)
+
+NOT_HTTP = "Esta porta obedece a linhas como LED ON, e não a pedidos HTTP.\n".encode()
+
+
+class Client(threading.Thread):
+    """Uma thread por cliente. Ela lê; escrever, outra também pode (LED WATCH).
+
+    Acaba de três modos: hang_up() se despede e espera que o outro lado desligue; cut() é já;
+    release(), só a thread dele chama, e devolve o que ele ocupava.
+    """
+
+    def __init__(self, server, sock, host):
+        super().__init__(daemon=True)
+        self.server = server
+        self.led = server.led
+        self.sock = sock
+        # De quem é o endereço: conta os lugares e as senhas erradas.
+        self.source = source_of(host)
+        # O OpenSSL exige uma operação por vez em cada conexão.
+        self.lock = threading.Lock()
+        # Já provou que sabe a senha, ou ela não é precisa.
+        self.trusted = not server.secret
+        # O texto que nunca se repete, e que ele precisa assinar.
+        self.challenge = os.urandom(32).hex()
+        # Já se sabe que fala linhas, e não HTTP.
+        self.lines_spoken = False
+        self.challenged = self.trusted
+        # Pediu LED WATCH: ouve, e não precisa falar.
+        self.watching = False
+        # Não dá mais para enviar a ele.
+        self.lost = False
+
+    def run(self):
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self.sock.settimeout(LOGIN_S)
+            if self.server.tls:
+                self.sock = self.server.tls.wrap_socket(self.sock, server_side=True)
+            self.sock.setblocking(False)
+            self.incoming = selector_of(self.sock, selectors.EVENT_READ)
+            self.outgoing = selector_of(self.sock, selectors.EVENT_WRITE)
+            self.converse()
+        except OSError:
+            # RST, TLS malfeito: acaba este cliente, e só ele.
+            pass
+        except Exception as error:
+            # Um defeito nosso também: acaba este cliente, e fica dito.
+            self.server.house.note(f"erro com {self.source}, que foi desligado: {error!r}")
+        finally:
+            self.release()
+
+    def converse(self):
+        for line in self.lines():
+            if self.trusted:
+                self.obey(understand(line).command)
+            else:
+                self.log_in(line)
+            # A ordem seguinte já não vale.
+            if not self.trusted or self.server.house.ending:
+                break
+
+    def obey(self, command):
+        # A resposta sai antes de qualquer aviso do que vier depois dela.
+        with self.led.lock:
+            if command == "LED WATCH":
+                self.watching = True
+                command = "LED STATUS"
+                self.send(self.led.order(command, self.source))
+                self.led.watch(self.notify)
+            else:
+                self.send(self.led.order(command, self.source))
+
+    def notify(self, on, _who):
+        self.send("LED ON" if on else "LED OFF")
+
+    def log_in(self, line):
+        self.trusted, reply = self.server.secret.judge(line, self.challenge, self.source)
+        self.send(reply)
+
+    def lines(self):
+        """Gera as linhas que chegam, até o fim da conexão, ou do prazo, que só elas renovam."""
+        rest = b""
+        data = None
+        alive = time.monotonic()
+        while data != b"" and not self.expired(alive):
+            data = self.receive(SILENCE_S if rest or not self.challenged else WAKE_S)
+            rest += data or b""
+            if not self.lines_spoken:
+                spoken = dialect(rest)
+                if spoken == "http":
+                    return self.speak(rest)
+                if spoken or not rest.strip():
+                    self.challenge_once()
+                self.lines_spoken = spoken == "linhas"
+            if data == b"" or data is None and self.complete(rest):
+                rest += b"\n"
+            lines, rest = split_lines(rest)
+            for line in lines:
+                alive = time.monotonic()
+                yield line
+
+    def expired(self, alive):
+        """Passou o prazo dele, ou o nosso?"""
+        if self.lost or self.server.house.ending:
+            return True
+        patience = LOGIN_S
+        if self.trusted:
+            patience = self.server.args.ocioso or float("inf")
+            if self.watching:
+                return False
+        return time.monotonic() - alive >= patience
+
+    def receive(self, seconds):
+        """Bytes, b"" no fim da conexão, ou None se nada veio no prazo."""
+        # Quem não lê as respostas não dá mais ordens.
+        if self.outgoing.select(WAKE_S) and self.incoming.select(seconds):
+            with self.lock, contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+                return self.sock.recv(CHUNK)
+        return None
+
+    def complete(self, rest):
+        """O silêncio encerra a linha? Não a de quem ainda soletra um comando, ou um pedido HTTP."""
+        return self.trusted and self.lines_spoken and not understand(rest).may_grow
+
+    def challenge_once(self):
+        """O desafio espera que se saiba quem fala: a um navegador ele não diria nada."""
+        if not self.challenged:
+            self.challenged = True
+            self.send(f"DESAFIO {self.challenge}")
+
+    def speak(self, _start):
+        """Um navegador, que nunca chega às linhas. _start: o que ele já disse, do começo.
+
+        É aqui que outro protocolo toma a conexão: self.receive() lê o resto, self.write() escreve.
+        """
+        head = ("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
+                f"Content-Length: {len(NOT_HTTP)}\r\nConnection: close\r\n\r\n")
+        self.hang_up(head.encode() + NOT_HTTP)
+
+    def send(self, text):
+        self.write(text.encode() + b"\n")
+
+    def write(self, data):
+        """Nunca espera: a fila de cada um é o buffer do kernel, e quem o enche é desligado."""
+        with self.lock:
+            if self.lost:
+                return
+            try:
+                if self.sock.send(data) < len(data):
+                    self.cut()
+            except OSError:
+                # Cheio; ou foi-se sem ler a resposta, como o botão em C.
+                self.cut()
+
+    def hang_up(self, last=b""):
+        """Diz o que falta, manda o FIN e joga fora o que vier até o dele.
+
+        Um close() seco, com bytes por ler, viraria um RST, que apaga o que ele ainda não leu.
+        """
+        self.write(last)
+        deadline = time.monotonic() + ANSWER_S
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+            while not self.lost and time.monotonic() < deadline:
+                if self.incoming.select(SILENCE_S) and not self.sock.recv(CHUNK):
+                    break
+
+    def cut(self):
+        """É o fim, já: nada mais se envia, e a thread dele acaba no próximo passo."""
+        self.lost = True
+
+    def release(self):
+        """Devolve o lugar, o socket e o pedido de avisos."""
+        self.led.unwatch(self.notify)
+        self.server.clients.discard(self)
+        self.sock.close()
+
+
+def selector_of(sock, event):
+    """Espera por um socket só, seja qual for o número dele: select() não passa de 1024."""
+    selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
+    selector.register(sock, event)
+    return selector
+
+
+def source_of(host: str) -> str:
+    """De quem é o endereço: em IPv6, a rede /64, que cada casa recebe inteira."""
+    # fe80::1%eth0.10 não é IPv4; ::ffff:1.2.3.4 é.
+    address = host.partition("%")[0]
+    if "." in address:
+        return address.rpartition(":")[2]
+    return socket.inet_pton(socket.AF_INET6, address)[:8].hex(":", 2) + "::/64"
+
+
+class Server:
+    """A porta: dá um lugar, e uma thread, a cada um que entra."""
+
+    def __init__(self, led, tls, secret, args, house):
+        self.led = led
+        # Contexto TLS, e Secret; ou None.
+        self.tls = tls
+        self.secret = secret
+        self.args = args
+        self.house = house
+        self.clients = set()
+
+    def run(self, listener):
+        """Aceita até a hora de parar; depois espera que as threads dos clientes acabem."""
+        threading.stack_size(STACK_BYTES)
+        listener.settimeout(SILENCE_S)
+        looked = time.monotonic()
+        while not self.house.ending:
+            self.accept(listener)
+            if time.monotonic() - looked >= LOOK_S:
+                looked = time.monotonic()
+                # Se não se deixa ler, quem der a próxima ordem saberá.
+                with contextlib.suppress(OSError):
+                    self.led.look()
+        deadline = time.monotonic() + ANSWER_S
+        for client in list(self.clients):
+            client.join(max(0, deadline - time.monotonic()))
+
+    def accept(self, listener):
+        if len(self.clients) >= MAX_CLIENTS:
+            time.sleep(SILENCE_S)
+            return
+        try:
+            sock, address = listener.accept()
+        except socket.timeout:
+            return
+        except OSError as error:
+            if error.errno not in (*SHORTAGES, *FAILED_PEERS):
+                raise Failure(f"a porta {self.args.porta} deixou de atender: {reason(error)}")
+            # Sem a pausa, giraria em falso.
+            time.sleep(SILENCE_S)
+            return
+        # macOS: quem já se foi não tem endereço.
+        self.admit(Client(self, sock, address[0] if address else "::"))
+
+    def admit(self, client):
+        self.clients.add(client)
+        same = sum(other.source == client.source for other in list(self.clients))
+        try:
+            if same > MAX_PER_SOURCE:
+                raise RuntimeError("esse endereço já tem a sua parte dos lugares")
+            client.start()
+        except RuntimeError:
+            # Ou o sistema não dá mais threads: é este cliente que fica de fora, e só ele.
+            client.release()
+
+
+# ---------------------------------------------------------------------------------------------
+# 5. Button: o toque, e a conversa que o leva ao LED
+#
+# O contato de um botão treme ao fechar (seção 2: Pin.presses). Cada toque contado espera na fila
+# até ser entregue, ou até envelhecer: uma thread conta, outra entrega, e nem um servidor mudo nem
+# um DNS parado fazem perder o toque seguinte. O que se perde é dito.
+
+# Toques à espera de entrega.
+MAX_PRESSES = 64
+# Segundos: pausa entre duas tentativas; o que o fim do programa espera por uma entrega em curso.
+RETRY_S = 1
+PARTING_S = 1
+
+
+class Button:
+    """Conta os toques de um pino e os entrega, um a um, a deliver(quando)."""
+
+    def __init__(self, pin, deliver, house):
+        self.pin = pin
+        self.deliver = deliver
+        self.house = house
+        # Chamadas a cada toque contado: call().
+        self.watchers = []
+        # O instante de cada toque por entregar.
+        self.waiting = queue.Queue()
+        self.counter = threading.Thread(target=self.count, daemon=True)
+        self.courier = threading.Thread(target=self.hand_over, daemon=True)
+
+    def watch(self, call):
+        """call() a cada toque, na thread que os conta: não pode esperar por nada."""
+        self.watchers.append(call)
+
+    def start(self):
+        self.counter.start()
+        self.courier.start()
+
+    def count(self):
+        try:
+            for _ in self.pin.presses(self.house):
+                self.press()
+        except OSError as error:
+            self.house.fail(Failure(f"o botão deixou de responder: {reason(error)}"))
+
+    def press(self):
+        for call in self.watchers:
+            call()
+        if self.waiting.qsize() >= MAX_PRESSES:
+            self.house.note(f"toque perdido: {MAX_PRESSES} já esperam entrega")
+        else:
+            self.waiting.put(time.monotonic())
+
+    def hand_over(self):
+        while not self.house.ending:
+            born = self.waiting.get()
+            self.deliver(born)
+            self.waiting.task_done()
+
+    def join(self):
+        """Espera a entrega em curso, não muito, e diz os toques que se perdem."""
+        # Sem toques, o entregador dorme à espera de um.
+        if self.waiting.unfinished_tasks:
+            self.courier.join(PARTING_S)
+        if self.waiting.unfinished_tasks:
+            self.house.note("toques perdidos, por entregar na hora de parar: "
+                            f"{self.waiting.unfinished_tasks}")
+        self.counter.join(PARTING_S)
+
+
+class Conversation:
+    """Uma conversa com o servidor: conecta, prova a senha, pergunta. Toda falha vira Failure."""
+
+    def __init__(self, args):
+        self.args = args
+        self.where = f"{args.endereco} porta {args.porta}"
+        self.key = args.senha_arquivo and read_secret(args.senha_arquivo)
+        self.tls = client_context(args)
+        self.sock = None
+        # Quando a conversa inteira deve ter acabado.
+        self.deadline = None
+        # O servidor já disse algo: tem lugar para nós, e fala a mesma língua.
+        self.answered = False
+
+    def __enter__(self):
+        try:
+            self.connect()
+            if self.key:
+                self.log_in()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        if self.sock:
+            self.sock.close()
+
+    def connect(self):
+        try:
+            self.sock = socket.create_connection((self.args.endereco, self.args.porta), ANSWER_S)
+            if self.tls:
+                self.sock = self.tls.wrap_socket(self.sock,
+                                                 server_hostname=tls_name(self.args.endereco))
+        except (OSError, UnicodeError) as error:
+            raise Failure(self.explain(error)) from None
+        self.deadline = time.monotonic() + ANSWER_S
+
+    def log_in(self):
+        challenge = self.ask().replace("DESAFIO ", "")
+        reply = self.ask(f"RESPOSTA {proof(self.key, challenge)}")
+        if not reply.startswith("OK"):
+            raise Failure(f"{self.where}: {reply}")
+
+    def ask(self, line=""):
+        """Manda uma linha e devolve a resposta. Uma linha vazia não é nada: só se espera."""
+        try:
+            # Ele desligou? É o que a leitura dirá.
+            with contextlib.suppress(BrokenPipeError):
+                self.sock.sendall(line.encode() + b"\n")
+            reply = self.read_line(self.deadline)
+        except OSError as error:
+            raise Failure(self.explain(error)) from None
+        return self.accept(reply)
+
+    def listen(self):
+        """O próximo aviso de LED WATCH, demore quanto demorar."""
+        try:
+            # Acorda a cada segundo: é quando o Windows vê um Ctrl+C.
+            while not wait_ready([self.sock], timeout=1):
+                pass
+            reply = self.read_line(time.monotonic() + ANSWER_S)
+        except OSError as error:
+            raise Failure(self.explain(error)) from None
+        return self.accept(reply)
+
+    def read_line(self, deadline):
+        reply = b""
+        while not reply.endswith(b"\n") and len(reply) < LINE_LIMIT:
+            # Um prazo para todas: o servidor pode gotejar.
+            self.sock.settimeout(max(0.001, deadline - time.monotonic()))
+            # De um em um: o que vem depois da linha é de outra resposta.
+            reply += self.sock.recv(1) or b"\n"
+        return reply
+
+    def accept(self, reply):
+        text = escape(reply.decode("utf-8", "replace").rstrip("\r\n"))
+        if not text:
+            raise Failure(self.explain_end())
+        if text.startswith("DESAFIO") and not self.key:
+            raise Failure(f"{self.where} pede senha: use o --senha-arquivo de lá")
+        self.answered = True
+        return text
+
+    def explain_end(self):
+        if self.answered:
+            return f"{self.where} desligou"
+        return (f"{self.where} desligou: sem lugar para mais esta conexão, "
+                "ou lá a conversa é por TLS (--tls)")
+
+    def explain(self, error):
+        """O que houve com a rede, e o que digitar em seguida."""
+        if isinstance(error, (socket.gaierror, UnicodeError)):
+            return (f"não encontro a máquina {self.args.endereco!r}: confira o nome, "
+                    "ou use um endereço como 127.0.0.1")
+        if isinstance(error, ConnectionRefusedError):
+            return (f"ninguém escuta em {self.where} (conexão recusada). Suba o LED antes: "
+                    f"./led_gpio.py {self.args.endereco} {self.args.porta}")
+        if isinstance(error, ConnectionResetError):
+            return self.explain_end()
+        if isinstance(error, socket.timeout):
+            return (f"{self.where} não respondeu: endereço errado, firewall, "
+                    "ou --tls ou senha de um lado só?")
+        if isinstance(error, ssl.SSLError):
+            return f"não foi possível falar com {self.where}: {error}. É TLS? Confira --ca"
+        return f"não foi possível falar com {self.where}: {reason(error)}"
+
+
+def send_command(args):
+    """A resposta em stdout; depois de LED WATCH, uma linha por mudança até Ctrl+C."""
+    with Conversation(args) as conversation:
+        reply = conversation.ask(args.comando)
+        print(reply, flush=True)
+        if not reply.startswith("OK"):
+            return 1
+        while understand(args.comando.encode()).command == "LED WATCH":
+            print(conversation.listen(), flush=True)
+
+
+class Delivery:
+    """Leva os toques ao servidor do LED, insistindo com cada um até que ele envelheça.
+
+    Pergunta o estado e manda o contrário: repetir LED ON, se a resposta se perder, não faz mal;
+    repetir LED TOGGLE faria. Simplificação: dois botões no mesmo instante contam um.
+    """
+
+    def __init__(self, args, house):
+        self.args = args
+        self.house = house
+
+    def deliver(self, born):
+        wanted = None
+        while True:
+            try:
+                with Conversation(self.args) as conversation:
+                    wanted = wanted or opposite(conversation.ask("LED STATUS"))
+                    self.house.say(f"toque: {wanted} -> {conversation.ask(wanted)}")
+                    return
+            except Failure as error:
+                age = time.monotonic() - born
+                if age >= self.args.validade:
+                    self.house.note(f"toque perdido, {age:.1f} s depois de dado: {error}")
+                    return
+                self.house.note(f"{error}; o toque espera, nova tentativa em {RETRY_S} s")
+                time.sleep(RETRY_S)
+
+
+# ---------------------------------------------------------------------------------------------
+# 6. Secret: só quem sabe a senha manda
+#
+# A senha nunca passa pela rede: o servidor manda um texto que não se repete, e o cliente devolve o
+# HMAC-SHA-256 dele (RFC 2104), que só quem a sabe calcula. Errar custa espera, e cada vez mais.
+#
+#     DESAFIO texto  <-  RESPOSTA hmac_sha256(senha, texto)  ->  OK  ou  ERRO
+
+# Espera máxima de quem erra a senha, em segundos; e quantos endereços se lembram.
+PENALTY_MAX_S = 60
+MAX_OFFENDERS = 1024
+# Bytes da menor senha.
+SECRET_MIN = 8
+
+
+class Secret:
+    """A senha do servidor, e quem anda errando a prova dela."""
+
+    def __init__(self, key, note):
+        self.key = key
+        self.note = note
+        self.lock = threading.Lock()
+        # Endereço -> (erros, quando acaba a espera), do mais antigo ao mais novo.
+        self.offenders = {}
+
+    def judge(self, line, challenge, source):
+        """(provou?, resposta). Durante a espera nem a resposta certa vale."""
+        if not line.startswith(b"RESPOSTA"):
+            # Quem não sabe que há senha não tentou adivinhá-la.
+            return False, "ERRO falta a senha: RESPOSTA e o HMAC-SHA-256 do desafio"
+        with self.lock:
+            now = time.monotonic()
+            failures, free_at = self.offenders.pop(source, (0, now))
+            if now >= free_at:
+                wanted = f"RESPOSTA {proof(self.key, challenge)}".encode()
+                # O mesmo tempo, por mais que se acerte.
+                if hmac.compare_digest(line.strip(), wanted):
+                    return True, "OK senha aceita"
+                free_at = now + min(2 ** failures, PENALTY_MAX_S)
+                failures += 1
+                self.note(f"senha errada de {source}")
+            self.offenders[source] = failures, free_at
+            if len(self.offenders) > MAX_OFFENDERS:
+                del self.offenders[next(iter(self.offenders))]
+        return False, f"ERRO senha recusada; espere {free_at - now:.1f} s"
+
+
+def proof(secret: bytes, challenge: str) -> str:
+    """HMAC-SHA-256 do desafio, em hexadecimal: prova que se sabe a senha sem a dizer."""
+    return hmac.new(secret, challenge.encode(), "sha256").hexdigest()
+
+
+def read_secret(path):
+    """A senha compartilhada: o texto do arquivo, sem espaços nem fins de linha nas pontas."""
+    again = shlex.quote(path)
+    try:
+        with open(path, "rb") as file:
+            secret = file.read(CHUNK).strip()
+            mode = os.fstat(file.fileno()).st_mode
+    except FileNotFoundError:
+        raise Failure(f"{path} não existe. Uma senha nova: "
+                      f"(umask 077; openssl rand -hex 32 > {again})") from None
+    except OSError as error:
+        raise Failure(f"não consigo ler a senha de {path}: {reason(error)}") from None
+    if len(secret) < SECRET_MIN:
+        raise Failure(f"{path}: a senha tem menos de {SECRET_MIN} bytes. "
+                      "Noutro arquivo: (umask 077; openssl rand -hex 32 > senha-nova.txt)")
+    if os.name == "posix" and mode & 0o077:
+        raise Failure(f"{path}: outros usuários podem ler a senha. Só você: chmod 600 {again}")
+    return secret
+
+
+# ---------------------------------------------------------------------------------------------
+# Em volta: o processo
+#
+# O que diz a quem o opera, e quando deve acabar. Todo sinal que encerra vira um pedido, lido por
+# quem está em condições de parar: ninguém para no meio de uma escrita, e o LED acaba como --ao-sair
+# diz.
+
+# No Windows há só os dois primeiros.
+END_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM")
+# Bytes do registro de --fundo, que recomeça ao passar disso; e onde ele fica: /tmp é de todos, e a
+# pasta do XDG some no logout.
+LOG_LIMIT = 1 << 20
+LOG_PATH = "~/.led_gpio.log"
+LOCK_PATH = "~/.led_gpio.pid"
+# Passos de SILENCE_S que `parar` espera.
+STOP_TRIES = 50
+
+
+class House:
+    """Este processo: a voz, e o fim."""
+
+    def __init__(self):
+        self.ending = False
+        # O erro que o encerrou.
+        self.failure = None
+        # Descritor do registro, se é dele que a voz cuida.
+        self.log = None
+        self.voice = Voice(self.end)
+        for name in END_SIGNALS:
+            self.obey(name)
+
+    def obey(self, name):
+        # SIGHUP ignorado é de quem rodou com nohup.
+        known = hasattr(signal, name)
+        if known and (name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN):
+            signal.signal(getattr(signal, name), lambda *_: self.end())
+
+    def end(self):
+        self.ending = True
+
+    def fail(self, error):
+        self.failure = self.failure or error
+        self.end()
+
+    def say(self, text):
+        self.trim()
+        self.voice.say(text)
+
+    def note(self, text):
+        self.trim()
+        self.voice.note(text)
+
+    def trim(self):
+        """O registro de --fundo recomeça; o que o usuário redireciona é dele, e só cresce."""
+        if self.log is not None and os.fstat(self.log).st_size > LOG_LIMIT:
+            os.ftruncate(self.log, 0)
+
+    def move_to(self, log):
+        """Daqui em diante, a voz fala no registro; o que já disse acaba onde estava."""
+        self.voice.close()
+        with open(os.devnull) as null:
+            os.dup2(null.fileno(), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        self.log = log
+        self.voice = Voice(self.end)
+
+    def run_in_thread(self, action, *args):
+        """Roda numa thread; o erro que a encerrar encerra o processo."""
+        def work():
+            try:
+                action(*args)
+            except (Failure, OSError) as error:
+                self.fail(error)
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    def close(self):
+        self.voice.close()
+
+
+def tell_console(house):
+    """Quem assina as mudanças para as dizer no terminal e no syslog, com a marca de sempre."""
+    def tell(on, _who):
+        text = "LED Status: On" if on else "LED Status: Off"
+        house.note(text)
+        if os.name == "posix":
+            syslog.syslog(text)
+    if os.name == "posix":
+        # tail -f /var/log/syslog | grep LED
+        syslog.openlog("LED TCP", syslog.LOG_PID)
+    return tell
+
+
+class Background:
+    """O processo em segundo plano: um por usuário. A trava dura até a morte de quem roda.
+
+    Sem ela, o número anotado já poderia ser de outro processo.
+    """
+
+    def __init__(self):
+        if os.name != "posix":
+            raise Failure("segundo plano só em Unix. "
+                          "Aqui: ./led_gpio.py iniciar, num terminal à parte")
+        self.path = os.path.expanduser(LOCK_PATH)
+        self.lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        # O pid de quem já roda, ou None; e então a trava é nossa.
+        self.pid = None
+        if not self.take():
+            self.pid = int(os.read(self.lock, 20) or 0)
+
+    def take(self):
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            return False
+
+    def launch(self, work):
+        """Um filho faz tudo, e este espera que ele esteja pronto: o que der errado se vê aqui."""
+        if self.pid is not None:
+            raise Failure("já está rodando. Para parar: ./led_gpio.py parar")
+        os.ftruncate(self.lock, 0)
+        ready, done = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(ready)
+            return work(lambda house: self.detach(house, done))
+        os.close(done)
+        try:
+            with open(ready, "rb") as news:
+                if news.read(1):
+                    return 0
+            _, status = os.waitpid(child, 0)
+        except KeyboardInterrupt:
+            os.kill(child, signal.SIGTERM)
+            raise
+        return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1
+
+    def detach(self, house, done):
+        """Tudo tomado: noutra sessão, nem o Ctrl+C nem o fim deste terminal o alcançam."""
+        path = os.path.expanduser(LOG_PATH)
+        print(f"em segundo plano; o que diz: tail -f {path}", flush=True)
+        os.pwrite(self.lock, b"%d" % os.getpid(), 0)
+        os.setsid()
+        house.move_to(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        os.write(done, b"x")
+        os.close(done)
+
+
+def stop_background(_args):
+    """Encerra o que ficou em segundo plano, pelo pid anotado e conferido."""
+    background = Background()
+    if not background.pid:
+        raise Failure("nada em segundo plano. Para começar: ./led_gpio.py iniciar --fundo")
+    os.kill(background.pid, signal.SIGTERM)
+    for _ in range(STOP_TRIES):
+        # A trava se solta quando ele acaba.
+        if background.take():
+            print(f"parado: pid {background.pid}")
+            return
+        time.sleep(SILENCE_S)
+    raise Failure(f"o pid {background.pid} recebeu o SIGTERM e não acabou em "
+                  f"{STOP_TRIES * SILENCE_S:g} s. À força: kill -9 {background.pid}")
+
+
+# --- bloco comum: voz ---
+# Texto à espera de um terminal parado (Ctrl+S), em bytes; as linhas que passam disso se perdem, mas
+# são contadas.
+VOICE_BYTES = 1 << 20
+# Segundos que o fim do programa espera pelas últimas linhas, se ninguém as lê.
+VOICE_PARTING_S = 0.25
+
+
+class Pen(threading.Thread):
+    """Escreve numa saída: só esta thread espera por quem não lê; quem põe a linha na fila segue."""
+
+    def __init__(self, stream, on_end):
+        super().__init__(daemon=True)
+        self.stream = stream
+        # Chamada quando não há mais quem leia (`| head -1`).
+        self.on_end = on_end
+        self.ready = threading.Condition()
+        self.box = bytearray()
+        # Linhas que não couberam, ou que um disco cheio recusou.
+        self.lost = 0
+        self.ended = False
+        self.broken = False
+
+    def put(self, text):
+        data = (text + "\n").encode(self.stream.encoding, "replace")
+        with self.ready:
+            if len(self.box) + len(data) > VOICE_BYTES:
+                self.lost += 1
+                return
+            self.box += data
+            self.ready.notify()
+
+    def end(self):
+        with self.ready:
+            self.ended = True
+            self.ready.notify()
+
+    def run(self):
+        while True:
+            with self.ready:
+                self.ready.wait_for(lambda: self.box or self.ended)
+                data, self.box = self.box, bytearray()
+                if self.lost and not self.broken:
+                    data += b"(linhas perdidas, sem quem as lesse: %d)\n" % self.lost
+                    self.lost = 0
+            if not data:
+                return
+            self.write(data)
+
+    def write(self, data):
+        try:
+            if not self.broken:
+                # Direto no descritor: parada no buffer do print(), esta thread prenderia o fim do
+                # programa.
+                write_all(self.stream.fileno(), data)
+        except OSError as error:
+            self.lost += data.count(b"\n")
+            # Disco cheio, terminal que se foi: perdem-se as linhas, e não o servidor. Só um cano
+            # fechado é o fim dele (no Windows, EINVAL).
+            if error.errno in (errno.EPIPE, errno.EINVAL):
+                self.broken = True
+                self.on_end()
+
+
+class Voice:
+    """O que um servidor diz a quem o opera, sem esperar: say() em stdout, note() em stderr."""
+
+    def __init__(self, on_end):
+        self.screen = Pen(sys.stdout, on_end)
+        self.notes = Pen(sys.stderr, lambda: None)
+        self.say = self.screen.put
+        self.note = self.notes.put
+        self.screen.start()
+        self.notes.start()
+
+    @property
+    def broken(self):
+        """Ninguém mais lê a saída?"""
+        return self.screen.broken
+
+    def close(self):
+        """As últimas linhas, se alguém as lê."""
+        for pen in (self.screen, self.notes):
+            pen.end()
+            pen.join(VOICE_PARTING_S)
+# --- fim do bloco comum: voz ---
+
+
+# ---------------------------------------------------------------------------------------------
+# Em volta: TLS e escuta
+
+# --- bloco comum: contexto ---
+def tls_context(server, certificate=None, key=None, ca=None, verify=True):
+    """Contexto de TLS 1.2 ou mais novo, ou Failure. server: é o de quem atende?
+
+    ca: arquivo de em quem se confia. Num servidor, exige dos clientes um certificado; num cliente,
+    vale no lugar das autoridades do sistema. verify=False: cifra, mas não confere com quem fala.
+    """
+    def no_prompt():
+        raise Failure(f"a chave de {key or certificate} tem senha. Uma cópia sem ela: "
+                      f"openssl pkey -in {shlex.quote(key or certificate)} -out chave-aberta.pem")
+
+    for path in filter(None, (certificate, key, ca)):
+        with open(path, "rb"):
+            # Só para que o erro diga qual dos arquivos não se deixa ler.
+            pass
+    try:
+        purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
+        context = ssl.create_default_context(purpose, cafile=ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if certificate:
+            context.load_cert_chain(certificate, key, no_prompt)
+    except ssl.SSLError as error:
+        raise Failure(explain_pem(error, certificate, key, ca)) from None
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif server and ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def explain_pem(error, certificate, key, ca):
+    """O que há de errado com os arquivos, que o OpenSSL diz em código."""
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return f"a chave de {key or certificate} não é a do certificado {certificate}"
+    if certificate and not key and b"PRIVATE KEY" not in open_bytes(certificate):
+        return f"{certificate} não traz a chave privada: diga onde ela está, com --chave ARQUIVO"
+    files = ", ".join(filter(None, (ca, certificate, key)))
+    return f"{files}: não são certificado e chave em PEM. O README mostra como criá-los"
+
+
+def open_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def tls_name(host):
+    """O nome que se confere no certificado: sem a interface (%eth0), sem o ponto final do DNS."""
+    return host.partition("%")[0].rstrip(".")
+# --- fim do bloco comum: contexto ---
+
+
+def server_context(args):
+    """O contexto TLS do servidor, ou None. Quem pede parte dele nunca acaba falando em claro."""
+    if not args.certificado:
+        if args.chave or args.ca_clientes or args.tls or args.ca or args.sem_verificar:
+            build_parser().error("--chave, --ca-clientes e qualquer TLS no servidor só valem junto "
+                                 "de --certificado")
+        return None
+    return tls_context(True, args.certificado, args.chave, args.ca_clientes)
+
+
+def client_context(args):
+    """O contexto TLS de quem conecta, ou None."""
+    if not (args.tls or args.ca or args.sem_verificar or args.certificado or args.chave):
+        return None
+    if args.chave and not args.certificado:
+        build_parser().error("--chave só vale junto de --certificado")
+    return tls_context(False, args.certificado, args.chave, args.ca, not args.sem_verificar)
+
+
+# --- bloco comum: escuta ---
+def has_ipv6():
+    """O kernel fala IPv6? Num Pi com ipv6.disable=1, nem o socket nasce."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM):
+        return True
+    return False
+
+
+def explain_bind(error, host, port):
+    """Por que não dá para escutar em host:port, e o mesmo comando, noutro lugar, para digitar."""
+    def again(new_host, new_port):
+        return typed(new_host, new_port, drop=(host, str(port)))
+
+    if isinstance(error, UnicodeError) or getattr(error, "errno", None) == socket.EAI_NONAME:
+        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
+    if isinstance(error, socket.gaierror) and (has_ipv6() or ":" not in host):
+        return f"não encontro a máquina {host!r} ({error.strerror}): confira o nome e a rede"
+    if error.errno == errno.EADDRINUSE:
+        return (f"a porta {port} já está em uso em {host}. "
+                f"Quem a usa: ss -lntup 'sport = :{port}'. "
+                f"Outra porta: {again(host, port % 65535 + 1)}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (f"a porta {port} é do administrador (abaixo de 1024). "
+                f"Tente outra: {again(host, port + 5000)}")
+    if ":" in host and not has_ipv6():
+        return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (f"{host} não é um endereço desta máquina. Os dela: ip addr. "
+                f"Todos de uma vez: {again('0.0.0.0', port)}")
+    return f"não foi possível escutar em {host} porta {port}: {reason(error)}"
+
+
+def bound_socket(host, port, kind):
+    """socket() e bind() em host:port, ou Failure. Com `::` atende IPv6 e IPv4.
+
+    kind: SOCK_STREAM ou SOCK_DGRAM.
+    """
+    sock = None
+    try:
+        found = socket.getaddrinfo(host, port, type=kind)
+        # Um nome com os dois, como localhost, vale pelo IPv4: os servidores da coleção combinam.
+        family, _, proto, _, address = min(found, key=lambda item: item[0] != socket.AF_INET)
+        sock = socket.socket(family, kind, proto)
+        if kind == socket.SOCK_STREAM and os.name == "posix":
+            # Reabrir logo, apesar do TIME_WAIT; no Windows, esta opção deixaria roubar a porta.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+        sock.bind(address)
+        return sock
+    except (OSError, UnicodeError) as error:
+        if sock:
+            sock.close()
+        raise Failure(explain_bind(error, host, port))
+# --- fim do bloco comum: escuta ---
+
+
+@contextlib.contextmanager
+def opened_door(args):
+    """Toma a porta. No sysfs, que não tem dono, ela é a única trava entre dois destes."""
+    with bound_socket(args.endereco, args.porta, socket.SOCK_STREAM) as listener:
+        listener.listen(MAX_CLIENTS)
+        host, args.porta = listener.getsockname()[:2]
+        private = host.startswith("127.") or host == "::1"
+        if not (private or args.senha_arquivo or args.sem_senha):
+            raise Failure(f"em {host} qualquer um na rede mandaria no LED. Crie uma senha: "
+                          "(umask 077; openssl rand -hex 32 > senha.txt); e use --senha-arquivo "
+                          "senha.txt. Ou aceite o risco: --sem-senha")
+        yield listener, host, explain_access(args, private)
+
+
+def explain_access(args, private):
+    """Quem chega ao LED, e como abri-lo à rede."""
+    if private:
+        return ("só esta máquina chega aqui; para abrir à rede, o mesmo comando com 0.0.0.0 e "
+                "--senha-arquivo senha.txt")
+    if args.senha_arquivo:
+        return "quem sabe a senha manda no LED"
+    return "aviso: --sem-senha: qualquer um manda no LED"
+
+
+# ---------------------------------------------------------------------------------------------
+# Em volta: as ações e a linha de comando
+
+@contextlib.contextmanager
+def ready_led(args, house):
+    """Toma a porta e o pino, e entrega (Led, função que atende)."""
+    secret = None
+    if args.senha_arquivo:
+        secret = Secret(read_secret(args.senha_arquivo), house.note)
+    tls = server_context(args)
+    with opened_door(args) as (listener, host, access):
+        with taken_pin(args, args.led, True, house) as pin:
+            led = Led(pin)
+            led.watch(tell_console(house))
+            print(f"escutando em {host} porta {args.porta}", flush=True)
+            house.note(access)
+            server = Server(led, tls, secret, args, house)
+            try:
+                yield led, lambda: server.run(listener)
+            finally:
+                leave(led, args, house)
+
+
+def leave(led, args, house):
+    """O LED como --ao-sair diz."""
+    if args.ao_sair == "manter":
+        return
+    reply = led.order("LED ON" if args.ao_sair == "acender" else "LED OFF", "--ao-sair")
+    if reply.startswith("ERRO"):
+        house.note(reply)
+
+
+def serve(args, ready=lambda house: None):
+    """As ações servidor, botao e iniciar: o LED, o botão, ou os dois no mesmo processo."""
+    house = House()
+    try:
+        with contextlib.ExitStack() as stack:
+            operate(args, house, ready, stack)
+    finally:
+        house.close()
+    if house.failure:
+        raise house.failure
+    # `| head -1`: ninguém mais vê a lâmpada nem os toques.
+    return 1 if house.voice.broken else 0
+
+
+def operate(args, house, ready, stack):
+    answer = None
+    button = None
+    if args.acao != "botao":
+        led, answer = stack.enter_context(ready_led(args, house))
+    if args.acao != "servidor":
+        button = ready_button(args, house, stack)
+    if args.acao == "iniciar":
+        button.deliver = lambda _born: house.say("toque: {} -> {}".format(*led.press("botão")))
+    ready(house)
+    if answer:
+        stack.callback(house.run_in_thread(answer).join)
+    # Ao desfazer, a ordem se inverte: isto vem antes.
+    stack.callback(house.end)
+    if button:
+        button.start()
+        stack.callback(button.join)
+        house.note(explain_button(args))
+    while not house.ending:
+        time.sleep(SILENCE_S)
+
+
+def ready_button(args, house, stack):
+    pin = stack.enter_context(taken_pin(args, args.botao, False, house))
+    if args.acao == "botao":
+        # A senha e o TLS: o que lhes falta se diz já, e não ao primeiro toque.
+        Conversation(args)
+    return Button(pin, Delivery(args, house).deliver, house)
+
+
+def explain_button(args):
+    if args.acao == "iniciar":
+        return "à espera de toques; cada um inverte o LED"
+    return f"à espera de toques; cada um inverte o LED em {args.endereco} porta {args.porta}"
+
+
+def work(args):
+    if args.acao == "iniciar" and args.led == args.botao:
+        build_parser().error(f"o LED e o botão não cabem os dois na GPIO{args.led}: "
+                             "--led N e --botao M, de pinos diferentes")
+    if args.fundo:
+        return Background().launch(lambda ready: serve(args, ready))
+    return serve(args)
+
+
+ACTIONS = {
+    "servidor": work,
+    "botao": work,
+    "iniciar": work,
+    "enviar": send_command,
+    "parar": stop_background,
+}
+ABOUT = {
+    "servidor": "O LED: atende por TCP e obedece. É o que roda sem AÇÃO.",
+    "botao": "O botão: cada toque inverte o LED de ENDEREÇO.",
+    "iniciar": "O LED e o botão, neste mesmo processo.",
+    "enviar": "Manda um COMANDO (ON, OFF, TOGGLE, STATUS ou WATCH) ao LED, e mostra a resposta.",
+    "parar": "Encerra o que ficou em segundo plano.",
+}
+# O que se digita no lugar de uma ação, e o que se queria.
+MISTAKEN = {
+    "ligar": "enviar ON",
+    "acender": "enviar ON",
+    "on": "enviar ON",
+    "desligar": "enviar OFF",
+    "apagar": "enviar OFF",
+    "off": "enviar OFF",
+    "inverter": "enviar TOGGLE",
+    "toggle": "enviar TOGGLE",
+    "status": "enviar STATUS",
+    "estado": "enviar STATUS",
+    "watch": "enviar WATCH",
+    "led": "enviar ON",
+    "botão": "botao",
+    "button": "botao",
+    "server": "servidor",
+    "start": "iniciar",
+    "stop": "parar",
+}
 
 # --- bloco comum: casa ---
 VERSION = "1.0"
@@ -285,695 +2026,110 @@ port_number = number(int, 0, 65535, "uma porta")
 # --- fim do bloco comum: endereço ---
 
 
-# --- bloco comum: escuta ---
-def has_ipv6():
-    """O kernel fala IPv6? Num Pi com ipv6.disable=1, nem o socket nasce."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM):
-        return True
-    return False
-
-
-def explain_bind(error, host, port):
-    """Por que não dá para escutar em host:port, e o mesmo comando, noutro lugar, para digitar."""
-    def again(new_host, new_port):
-        return typed(new_host, new_port, drop=(host, str(port)))
-
-    if isinstance(error, UnicodeError) or getattr(error, "errno", None) == socket.EAI_NONAME:
-        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
-    if isinstance(error, socket.gaierror) and (has_ipv6() or ":" not in host):
-        return f"não encontro a máquina {host!r} ({error.strerror}): confira o nome e a rede"
-    if error.errno == errno.EADDRINUSE:
-        return (f"a porta {port} já está em uso em {host}. "
-                f"Quem a usa: ss -lntup 'sport = :{port}'. "
-                f"Outra porta: {again(host, port % 65535 + 1)}")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return (f"a porta {port} é do administrador (abaixo de 1024). "
-                f"Tente outra: {again(host, port + 5000)}")
-    if ":" in host and not has_ipv6():
-        return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return (f"{host} não é um endereço desta máquina. Os dela: ip addr. "
-                f"Todos de uma vez: {again('0.0.0.0', port)}")
-    return f"não foi possível escutar em {host} porta {port}: {reason(error)}"
-
-
-def bound_socket(host, port, kind):
-    """socket() e bind() em host:port, ou Failure. Com `::` atende IPv6 e IPv4.
-
-    kind: SOCK_STREAM ou SOCK_DGRAM.
-    """
-    sock = None
-    try:
-        found = socket.getaddrinfo(host, port, type=kind)
-        # Um nome com os dois, como localhost, vale pelo IPv4: os servidores da coleção combinam.
-        family, _, proto, _, address = min(found, key=lambda item: item[0] != socket.AF_INET)
-        sock = socket.socket(family, kind, proto)
-        if kind == socket.SOCK_STREAM and os.name == "posix":
-            # Reabrir logo, apesar do TIME_WAIT; no Windows, esta opção deixaria roubar a porta.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
-        sock.bind(address)
-        return sock
-    except (OSError, UnicodeError) as error:
-        if sock:
-            sock.close()
-        raise Failure(explain_bind(error, host, port))
-# --- fim do bloco comum: escuta ---
-
-
-# Protocolo: bytes entram, bytes saem.
-
-def split_lines(data: bytes) -> tuple:
-    """(linhas completas, resto): o TCP entrega bytes em ordem, não mensagens. Nada passa de LINE_LIMIT + 1 bytes."""
-    *lines, rest = data.replace(b"\0", b"\n").replace(b"\r", b"\n").split(b"\n")
-    return [line[:LINE_LIMIT + 1] for line in lines if line.strip()], rest[:LINE_LIMIT + 1]
-
-
-def understand(line: bytes) -> tuple:
-    """(comando ou None, se com mais bytes a linha ainda viria a ser um): b"led  o" dá (None, True)."""
-    text = " ".join(line.decode("ascii", "replace").upper().split())
-    return text if text in COMMANDS else None, any(c.startswith(text) and c != text for c in COMMANDS)
-
-
-def proof(secret: bytes, challenge: str) -> str:
-    """HMAC-SHA-256 (RFC 2104) do desafio, em hexadecimal: prova que se sabe a senha sem a dizer."""
-    return hmac.new(secret, challenge.encode(), "sha256").hexdigest()
-
-
-def source_of(host: str) -> str:
-    """De quem é o endereço: em IPv6, a rede /64, que cada casa recebe inteira. O IPv4 chega a :: como ::ffff:1.2.3.4"""
-    if "." in host.partition("%")[0]:  # fe80::1%eth0.10 não é IPv4
-        return host.rpartition(":")[2]
-    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8].hex(":", 2) + "::/64"
-
-
-def log(text, stream=None):
-    """Um print() que não espera: o que não cabe num terminal parado (Ctrl+S), ou num cano que ninguém lê, se perde."""
-    out = stream or sys.stderr
-    if not out or os.name != "posix":  # None: nasceu sem ele (`2>&-`)
-        return out and print(text, file=out, flush=True)
-    with LOGGING.lock:  # ou um devolveria a espera à saída no meio da escrita do outro
-        try:
-            os.set_blocking(out.fileno(), False)  # só por um instante: o terminal é também de outros
-            if os.fstat(out.fileno()).st_size > LOGGING.limit:
-                os.ftruncate(out.fileno(), 0)
-            os.write(out.fileno(), f"{text}\n".encode(out.encoding, "replace"))
-        except OSError as error:  # cheia; ou ninguém mais lê, e sem a lâmpada (`| head -1`) é o fim
-            if stream and not isinstance(error, BlockingIOError):
-                os.kill(os.getpid(), signal.SIGTERM)
-                raise
-        finally:
-            os.set_blocking(out.fileno(), True)
-
-
-# Os pinos: três vias até o mesmo LED e o mesmo botão.
-
-class Pin:
-    """Uma linha de GPIO, pelas três vias abaixo. O nível é lógico: True é LED aceso, ou botão apertado."""
-    fd = lit = None
-
-    def __init__(self, args, where, output, active_low):
-        self.args, self.where, self.output, self.active_low = args, where, output, active_low
-
-    def wait(self, seconds):
-        """Espera uma borda; False se o tempo passou sem ela."""
-        poller = select.poll()
-        poller.register(self.fd, self.events)
-        return bool(poller.poll(seconds * 1000)) and (os.read(self.fd, 768) or True)  # esvazia a fila do chardev
-
-    def presses(self, stop):
-        """Gera os toques. O contato treme (*bounce*): um nível só vale depois de ficar --repique ms parado."""
-        level = settled = self.lit
-        since, edges_work = 0.0, False  # há chips que aceitam avisar bordas e nunca avisam: até uma chegar, relê
-        while not stop.asked:
-            edge = self.wait(WAKE_S if edges_work and level == settled else POLL_S)
-            seen, now = self.read(), time.monotonic()
-            edges_work = edges_work or edge and seen != level  # borda sem mudança pode ser só o eco de armar o poll
-            if edge or seen != level:
-                level, since = seen, now
-            elif level != settled and now - since >= self.args.repique / 1000:
-                settled = level
-                if settled:
-                    yield
-
-    def close(self):
-        if self.fd is not None:
-            self.fd = os.close(self.fd)  # None
-
-
-class SysfsPin(Pin):
-    """Um arquivo por atributo em /sys/class/gpio/gpioN: antigo, desaconselhado e presente em quase todo Pi."""
-    exported, events = False, getattr(select, "POLLPRI", 0)  # POLLERR vem sempre
-
-    @classmethod
-    def chips(cls, args, bcm):
-        """Base do chip + BCM: a GPIO17 é a linha 17, 529 ou 588, conforme o kernel e o modelo."""
-        for chip in sorted(glob.glob(f"{args.sysfs}/gpiochip*")):
-            yield cls.file(f"{chip}/label"), int(cls.file(f"{chip}/ngpio")), int(cls.file(f"{chip}/base")) + bcm
-
-    @staticmethod
-    def file(path, text=None):
-        """Lê um atributo, ou escreve nele; insiste um pouco, que o udev demora a dar os arquivos ao grupo gpio."""
-        deadline = time.monotonic() + UDEV_S
-        while True:
-            try:
-                with open(path, "r" if text is None else "w") as file:
-                    return file.read().strip() if text is None else file.write(text)
-            except (PermissionError, FileNotFoundError):
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(POLL_S)
-
-    def open(self):
-        """A linha que já estava exportada serve, mas não cabe a nós devolvê-la."""
-        self.folder = f"{self.args.sysfs}/gpio{self.where}"
-        direction, value = f"{self.folder}/direction", f"{self.folder}/value"
-        if not os.path.isdir(self.folder):
-            self.file(f"{self.args.sysfs}/export", str(self.where))  # sem zero à esquerda: seria lido em octal
-            self.exported = True
-        self.file(f"{self.folder}/active_low", "0")  # `value` o respeita e `direction` não: a inversão se faz aqui
-        if self.output:  # "high" e "low" dão sentido e nível de uma vez; "out" apagaria por um instante um LED aceso
-            keep = not self.exported and self.file(direction) == "out"
-            level = self.file(value) == "1" if keep else self.active_low
-            self.file(direction, "high" if level else "low")
-        else:
-            self.file(direction, "in")
-            with contextlib.suppress(OSError):  # chip que não avisa bordas: presses() relê
-                self.file(f"{self.folder}/edge", "both")
-        self.file(value)
-        self.fd = os.open(value, os.O_RDONLY)
-        return self.read()
-
-    def write(self, on):
-        if not os.path.isdir(self.folder):  # alguém fez unexport: a linha ainda é nossa
-            Pin.close(self)
-            self.open()
-        self.file(f"{self.folder}/value", "1" if on != self.active_low else "0")
-
-    def read(self):
-        return (os.pread(self.fd, 1, 0) == b"1") != self.active_low
-
-    def close(self):
-        super().close()
-        if self.exported and os.path.isdir(self.folder):
-            self.file(f"{self.args.sysfs}/unexport", str(self.where))
-
-
-class ChardevPin(Pin):
-    """/dev/gpiochipN, ABI v2 (linux/gpio.h, kernel 5.10+): a linha é nossa enquanto o descritor estiver aberto."""
-    GET_CHIPINFO, GET_LINE, GET_VALUES, SET_VALUES = 0x8044B401, 0xC250B407, 0xC010B40E, 0xC010B40F
-    REQUEST = struct.Struct("=I252x32sQI20x240xII20xi")  # linha, quem pede, flags, atributos, linhas, fila, descritor
-    ACTIVE_LOW, OUTPUT, INPUT = 0x2, 0x8, 0x4 | 0x30 | 0x100  # a entrada, com as duas bordas e pull-up
-    events = getattr(select, "POLLIN", 0)
-
-    @classmethod
-    def chips(cls, _args, bcm):
-        """O dispositivo e a linha: o conector do Pi 5 já foi gpiochip4 e gpiochip0."""
-        for path in sorted(glob.glob("/dev/gpiochip*")):
-            with contextlib.suppress(PermissionError), open(path, "rb") as chip:  # este pode não ser o do conector
-                _, label, lines = struct.unpack("=32s32sI", fcntl.ioctl(chip, cls.GET_CHIPINFO, bytes(68)))
-                yield label.rstrip(b"\0").decode(), lines, (path, bcm)
-
-    def open(self):
-        flags = self.ACTIVE_LOW * self.active_low | (self.OUTPUT if self.output else self.INPUT)
-        with open(self.where[0], "rb") as chip:  # sem atributos: a saída começa apagada
-            request = self.REQUEST.pack(self.where[1], b"led_gpio", flags, 0, 1, 0, 0)
-            self.fd = self.REQUEST.unpack(fcntl.ioctl(chip, self.GET_LINE, request))[-1]
-        return self.read()
-
-    def write(self, on):
-        fcntl.ioctl(self.fd, self.SET_VALUES, struct.pack("=QQ", on, 1))
-
-    def read(self):
-        return bool(struct.unpack("=QQ", fcntl.ioctl(self.fd, self.GET_VALUES, struct.pack("=QQ", 0, 1)))[0])
-
-
-class SimulatedPin(Pin):
-    """Para um PC: o LED é uma lâmpada desenhada no terminal; o botão, a FIFO (echo 0 > /tmp/tcp_file) e o Enter."""
-    chips = staticmethod(lambda _args, _bcm: [(CHIPS[0], HEADER_LINES, "neste terminal")])
-
-    def open(self):
-        """A FIFO é só do dono. O que já houver no lugar só serve se for uma FIFO nossa e fechada aos outros."""
-        if self.output or not hasattr(os, "mkfifo"):
-            return False
-        path = self.args.fifo
-        with contextlib.suppress(FileExistsError):
-            os.mkfifo(path, 0o600)
-        info = os.lstat(path)
-        if not stat.S_ISFIFO(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
-            raise Failure(f"{path} já existe e não é uma FIFO só sua: ls -l {path}. É de um echo? rm. Ou --fifo OUTRO")
-        with contextlib.suppress(OSError):  # ENXIO: ninguém a lê
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
-            raise Failure(f"{path} já tem quem a leia, e cada toque iria a um dos dois. Outro botão: --fifo OUTRO")
-        self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)  # O_RDWR: sem fim de arquivo entre dois echo
-
-    def write(self, on):
-        text, style = ("(*) LED aceso", "1;33") if on else ("( ) LED apagado", "2")
-        if sys.stdout and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-            text = f"\033[{style}m{text}\033[0m"
-        log(text, sys.stdout)
-
-    def presses(self, stop):
-        """Uma linha é um toque. os.read, e não input(): uma thread presa no buffer de stdin trava a saída do Python."""
-        sources = [0] if self.fd is None else [0, self.fd]
-        while sources and not stop.asked:
-            for fd in sources if self.fd is None else select.select(sources, [], [], SILENCE_S)[0]:
-                data = os.read(fd, CHUNK)
-                yield from range(data.count(b"\n"))
-                if not data:
-                    sources.remove(fd)
-
-    def close(self):
-        if self.fd is not None:
-            os.unlink(self.args.fifo)
-        super().close()
-
-
-PINS = {"sysfs": SysfsPin, "chardev": ChardevPin, "simulado": SimulatedPin}  # a ordem em que `auto` procura
-PIN_ERRORS = {errno.EBUSY: "está em uso por outro programa ou driver. Quem: gpioinfo. Outra: --led N ou --botao N",
-              errno.EACCES: "não é deste usuário. Entre no grupo: sudo usermod -aG gpio $USER, saia e entre de novo"}
-
-
-@contextlib.contextmanager
-def taken_pin(args, bcm, output, active_low):
-    """Acha a linha pelo modo de --gpio (em auto, o primeiro que esta máquina tiver), toma-a, e no fim a devolve."""
-    found = ((kind, where) for kind in PINS if args.gpio in (kind, "auto")
-             for label, lines, where in PINS[kind].chips(args, bcm) if label in CHIPS and lines >= HEADER_LINES)
-    kind, where = next(found, (None, None))
-    if not kind:
-        raise Failure(f"nenhum chip de Raspberry Pi ({', '.join(CHIPS)}) por {args.gpio}. Sem placa: --gpio simulado")
-    log(f"GPIO{bcm}: {kind}, {where}")
-    with contextlib.closing(PINS[kind](args, where, output, active_low)) as pin:
-        try:
-            pin.lit = pin.open()
-        except OSError as error:
-            raise Failure(f"a linha da GPIO{bcm} {PIN_ERRORS.get(error.errno, f'não abriu: {error.strerror}')}")
-        yield pin
-
-
-# O servidor.
-
-class Client(threading.Thread):
-    """Uma thread por cliente. Ela lê; escrever, outra também pode (LED WATCH), e o OpenSSL exige uma de cada vez."""
-
-    def __init__(self, server, sock, host):
-        super().__init__(daemon=True)
-        self.server, self.sock, self.source, self.lock = server, sock, source_of(host), threading.Lock()
-        self.trusted, self.challenge, self.watching, self.lost = not server.secret, os.urandom(32).hex(), False, False
-
-    def run(self):
-        try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # quem assina e some acaba descoberto
-            self.sock.settimeout(LOGIN_S)
-            if self.server.tls:
-                self.sock = self.server.tls.wrap_socket(self.sock, server_side=True)
-            self.sock.setblocking(False)
-            if not self.trusted:
-                self.send(f"DESAFIO {self.challenge}")
-            for line in self.lines():
-                with self.server.lock:  # põe comandos e avisos numa ordem só, a mesma para todos
-                    self.send(self.server.obey(understand(line)[0], self) if self.trusted else self.judge(line))
-                if not self.trusted or self.server.stop.asked:  # a ordem seguinte já não vale
-                    break
-        except OSError:  # RST, TLS malfeito: acaba este cliente, e só ele
-            pass
-        finally:
-            self.server.clients.discard(self)
-            self.sock.close()
-
-    def lines(self):
-        """Gera as linhas que chegam. Acaba no fim da conexão ou do prazo, que só uma linha inteira renova."""
-        rest, data, alive, patience = b"", None, time.monotonic(), LOGIN_S
-        while data != b"" and time.monotonic() - alive < patience and not (self.server.stop.asked or self.lost):
-            data = None
-            can_write = select.select([], [self.sock], [], WAKE_S)[1]  # quem não lê as respostas não dá mais ordens
-            if can_write and select.select([self.sock], [], [], SILENCE_S if rest else WAKE_S)[0]:
-                with self.lock, contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
-                    data = self.sock.recv(CHUNK)
-            ended = data == b"" or data is None and self.trusted and not understand(rest)[1]
-            lines, rest = split_lines(rest + (b"\n" if ended else data or b""))
-            for line in lines:
-                alive = time.monotonic()
-                yield line
-            patience = (not self.watching and self.server.args.ocioso or float("inf")) if self.trusted else LOGIN_S
-
-    def send(self, text):
-        """Nunca espera: a fila de cada cliente é o buffer do kernel, e quem não lê e o deixa encher é desligado."""
-        data = text.encode() + b"\n"
-        with self.lock:
-            try:
-                self.lost = self.lost or self.sock.send(data) < len(data)
-            except OSError:  # cheio; ou foi-se sem ler a resposta, como o botão em C
-                self.lost = True
-
-    def judge(self, line):
-        """Confere a prova da senha. Errar custa 1, 2, 4... s de espera, e nela nem a resposta certa vale."""
-        if not line.startswith(b"RESPOSTA"):  # quem não sabe que há senha não tentou adivinhá-la
-            return "ERRO falta a senha: RESPOSTA e o HMAC-SHA-256 do desafio"
-        offenders, now = self.server.offenders, time.monotonic()
-        failures, free_at = offenders.pop(self.source, (0, now))
-        if now >= free_at:
-            wanted = f"RESPOSTA {proof(self.server.secret, self.challenge)}".encode()
-            self.trusted = hmac.compare_digest(line.strip(), wanted)  # o mesmo tempo, por mais que se acerte
-            if self.trusted:
-                return "OK senha aceita"
-            failures, free_at = failures + 1, now + min(2 ** failures, PENALTY_MAX_S)
-            log(f"senha errada de {self.source}")
-        offenders[self.source] = failures, free_at
-        if len(offenders) > MAX_OFFENDERS:
-            del offenders[next(iter(offenders))]
-        return f"ERRO senha recusada; espere {free_at - now:.1f} s"
-
-
-class Server:  # o LED, e quem quer saber dele
-    def __init__(self, pin, tls, secret, args, stop):
-        self.pin, self.tls, self.secret, self.args, self.stop = pin, tls, secret, args, stop
-        self.lit, self.clients, self.offenders, self.lock = pin.lit, set(), {}, threading.Lock()
-
-    def obey(self, command, client):
-        if command is None:
-            return "ERRO use LED ON, LED OFF, LED TOGGLE, LED STATUS ou LED WATCH"
-        client.watching = client.watching or command == "LED WATCH"
-        try:
-            if command not in ("LED STATUS", "LED WATCH"):
-                self.turn(command == "LED ON" or command == "LED TOGGLE" and not self.lit)
-        except OSError as error:
-            return f"ERRO o pino não obedeceu: {error.strerror}"
-        return "OK LED ON" if self.lit else "OK LED OFF"
-
-    def turn(self, on):
-        self.pin.write(on)  # mesmo que já esteja assim: no sysfs, outro programa pode ter mexido
-        if on != self.lit:
-            self.lit = on
-            log(f"LED Status: {'On' if on else 'Off'}")
-            if os.name == "posix":
-                syslog.syslog(f"LED Status: {'On' if on else 'Off'}")
-            for watcher in [other for other in list(self.clients) if other.watching]:
-                watcher.send("LED ON" if on else "LED OFF")
-
-    def run(self, listener):
-        """Aceita clientes até a hora de parar; depois espera que as threads deles acabem."""
-        threading.stack_size(256 * 1024)  # bytes: com os 8 MiB de costume, 512 pilhas não caberiam num Pi de 32 bits
-        listener.settimeout(SILENCE_S)
-        while not self.stop.asked:
-            try:
-                if len(self.clients) >= MAX_CLIENTS:
-                    raise BlockingIOError
-                sock, address = listener.accept()
-            except OSError as error:  # ninguém; ou lotado, ou sem descritores: sem a pausa, giraria em falso
-                time.sleep(0 if isinstance(error, socket.timeout) else SILENCE_S)
-                continue
-            client = Client(self, sock, address[0] if address else "::")  # macOS: quem já se foi não o tem
-            self.clients.add(client)
-            try:
-                if sum(other.source == client.source for other in list(self.clients)) > MAX_PER_SOURCE:
-                    raise RuntimeError("esse endereço já tem a sua parte dos lugares")
-                client.start()
-            except RuntimeError:  # ou o sistema não dá mais threads: é este cliente que fica de fora, e só ele
-                self.clients.discard(client)
-                sock.close()
-        deadline = time.monotonic() + ANSWER_S
-        for client in list(self.clients):
-            client.join(max(0, deadline - time.monotonic()))
-
-
-def stop_on_signals():
-    """Todo sinal que encerra vira um pedido, lido por quem está em condições de parar: ninguém para no meio."""
-    stop = argparse.Namespace(asked=False)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM"):  # no Windows, só dois
-        if hasattr(signal, name) and (name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN):  # nohup
-            signal.signal(getattr(signal, name), lambda *_: setattr(stop, "asked", True))
-    return stop
-
-
-def tls_context(args, server):
-    """Contexto TLS 1.2 ou mais novo, ou None. Quem pede uma parte dele, seja qual for, nunca acaba falando em claro."""
-    if not any((args.certificado, args.chave, args.ca_clientes, args.tls, args.ca, args.sem_verificar)):
-        return None
-    if not args.certificado and (server or args.chave or args.ca_clientes):
-        build_parser().error("--chave, --ca-clientes e qualquer TLS no servidor só valem junto de --certificado")
-    purpose, authority = (ssl.Purpose.CLIENT_AUTH, args.ca_clientes) if server else (ssl.Purpose.SERVER_AUTH, args.ca)
-    try:
-        context = ssl.create_default_context(purpose, cafile=authority)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if args.certificado:
-            context.load_cert_chain(args.certificado, args.chave)
-        context.check_hostname = not server and bool(authority or not args.sem_verificar)
-        context.verify_mode = ssl.CERT_REQUIRED if authority or context.check_hostname else ssl.CERT_NONE
-        return context
-    except OSError as error:
-        files = ", ".join(filter(None, (authority, args.certificado, args.chave)))
-        raise Failure(f"não consigo usar {files}: {error.strerror or error}. O README mostra como criá-los")
-
-
-def read_secret(path):
-    """A senha compartilhada: o texto do arquivo, sem espaços nem fins de linha nas pontas."""
-    secret, mode = b"", 0
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        secret, mode = file.read(CHUNK).strip(), os.fstat(file.fileno()).st_mode
-    if len(secret) < 8 or os.name == "posix" and mode & 0o077:
-        raise Failure(f"{path}: falta uma senha (8 bytes, só sua): openssl rand -hex 32 > {path}; chmod 600 {path}")
-    return secret
-
-
-@contextlib.contextmanager
-def ready_led(args, stop):
-    """Toma a porta e o pino, e entrega a função que atende. No sysfs, que não tem dono, a porta é a única trava."""
-    secret, tls = args.senha_arquivo and read_secret(args.senha_arquivo), tls_context(args, server=True)
-    try:
-        family, _, _, _, address = socket.getaddrinfo(args.endereco, args.porta, type=socket.SOCK_STREAM)[0]
-        sock = socket.create_server(address, family=family, backlog=MAX_CLIENTS, dualstack_ipv6=address[0] == "::")
-    except (OSError, UnicodeError) as error:
-        raise Failure(explain_bind(error, args.endereco, args.porta))
-    with sock as listener:
-        host, args.porta = listener.getsockname()[:2]
-        private = host.startswith("127.") or host == "::1"
-        if not (private or secret or args.sem_senha):
-            raise Failure(f"em {host} qualquer um na rede mandaria no LED. Crie uma senha: (umask 077; openssl rand "
-                          "-hex 32 > senha.txt); e use --senha-arquivo senha.txt. Ou aceite o risco: --sem-senha")
-        with taken_pin(args, args.led, True, args.ativo_baixo) as pin, contextlib.ExitStack() as at_exit:
-            server = Server(pin, tls, secret, args, stop)
-            if args.ao_sair != "manter":
-                at_exit.callback(server.turn, args.ao_sair == "acender")
-            print(f"escutando em {host} porta {args.porta}", flush=True)
-            log("só esta máquina chega aqui; para abrir à rede, o mesmo comando com 0.0.0.0 e --senha-arquivo senha.txt"
-                if private else f"{'quem sabe a senha' if secret else 'aviso: --sem-senha: qualquer um'} manda no LED")
-            yield lambda: server.run(listener)
-
-
-# Os clientes: enviar e botao.
-
-@contextlib.contextmanager
-def conversation(args):
-    """Conecta, prova a senha se for o caso, e entrega ask(linha) -> resposta. Toda falha de rede vira Failure."""
-    secret, where = args.senha_arquivo and read_secret(args.senha_arquivo), f"{args.endereco} porta {args.porta}"
-    tls = tls_context(args, server=False)
-    gone = f"{where} desligou: sem lugar para mais esta conexão, ou lá a conversa é por TLS (--tls)"
-
-    def ask(line="", forever=False):
-        nonlocal gone
-        with contextlib.suppress(BrokenPipeError):  # ele desligou: é o que a leitura dirá
-            sock.sendall(line.encode() + b"\n")  # uma linha vazia não é nada: só se espera
-        while forever and not select.select([sock], [], [], 1)[0]:
-            pass  # acorda a cada segundo: é quando o Windows vê um Ctrl+C
-        reply, end = b"", time.monotonic() + ANSWER_S if forever else deadline
-        while not reply.endswith(b"\n") and len(reply) < LINE_LIMIT:
-            sock.settimeout(max(0.001, end - time.monotonic()))  # um prazo para todas: o servidor pode gotejar
-            reply += sock.recv(1) or b"\n"  # de um em um: o que vem depois da linha é de outra resposta
-        reply = escape(reply.decode("utf-8", "replace").rstrip("\r\n"))
-        if not reply or reply.startswith("DESAFIO") and not secret:
-            raise Failure(f"{where} pede senha: use o --senha-arquivo de lá" if reply else gone)
-        gone = f"{where} desligou"  # quem já respondeu tinha lugar para nós, e fala a mesma língua
-        return reply
-
-    try:
-        with socket.create_connection((args.endereco, args.porta), ANSWER_S) as sock, \
-                tls.wrap_socket(sock, server_hostname=args.endereco) if tls else sock as sock:
-            deadline = time.monotonic() + ANSWER_S
-            reply = ask(f"RESPOSTA {proof(secret, ask().replace('DESAFIO ', ''))}") if secret else "OK"
-            if not reply.startswith("OK"):
-                raise Failure(f"{where}: {reply}")
-            yield ask
-    except (socket.gaierror, UnicodeError):
-        raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, ou use um endereço como 127.0.0.1")
-    except BrokenPipeError:  # o terminal de quem chamou; o da rede, ask() o lê como um fim
-        raise
-    except OSError as error:
-        why = {ConnectionRefusedError: f"ninguém escuta em {where} (conexão recusada). Suba o LED antes: "
-                                       f"./led_gpio.py {args.endereco} {args.porta}",
-               ConnectionResetError: gone,
-               socket.timeout: f"{where} não respondeu: endereço errado, firewall, ou --tls ou senha de um lado só?"}
-        raise Failure(why.get(type(error), f"não foi possível falar com {where}: {error}. É TLS? Confira --ca"))
-
-
-def send_command(args):
-    """A resposta em stdout; depois de LED WATCH, uma linha por mudança até Ctrl+C."""
-    with conversation(args) as ask:
-        reply = ask(args.comando)
-        print(reply, flush=True)
-        while reply.startswith("OK") and understand(args.comando.encode())[0] == "LED WATCH":
-            print(ask(forever=True), flush=True)
-    return 0 if reply.startswith("OK") else 1
-
-
-def deliver(args, born):
-    """Entrega um toque, insistindo até que ele envelheça. Pergunta o estado e manda o contrário: repetir "LED ON", se a
-    resposta se perder, não faz mal; repetir TOGGLE faria. (Simplificação: dois botões no mesmo instante contam um.)"""
-    wanted = None
-    while True:
-        try:
-            with conversation(args) as ask:
-                wanted = wanted or ("LED OFF" if ask("LED STATUS") == "OK LED ON" else "LED ON")
-                return log(f"toque: {wanted} -> {ask(wanted)}", sys.stdout)
-        except Failure as error:
-            if time.monotonic() - born >= args.validade:
-                return log(f"toque perdido, {time.monotonic() - born:.1f} s depois de dado: {error}")
-            log(f"{error}; o toque espera, nova tentativa em {RETRY_S} s")
-            time.sleep(RETRY_S)
-
-
-def deliver_all(args, pin, stop):
-    """Uma thread conta os toques, outra os entrega, e esta só espera o fim: nem servidor mudo nem DNS o atrasam."""
-    presses, failures = queue.Queue(), queue.Queue()
-
-    def count():
-        try:
-            for _ in pin.presses(stop):
-                full = presses.qsize() >= MAX_PRESSES
-                log(f"toque perdido: {MAX_PRESSES} já esperam entrega") if full else presses.put(time.monotonic())
-        except OSError as error:
-            failures.put(Failure(f"o botão deixou de responder: {error.strerror}"))
-
-    def hand_over():
-        while not stop.asked:
-            press = presses.get()
-            try:
-                deliver(args, press)
-            except OSError as error:  # ninguém mais nos lê (`| head -1`)
-                return failures.put(error)
-            finally:
-                presses.task_done()
-
-    counter, courier = (threading.Thread(target=target, daemon=True) for target in (count, hand_over))
-    counter.start()
-    courier.start()
-    log(f"à espera de toques; cada um inverte o LED em {args.endereco} porta {args.porta}")
-    while not stop.asked and failures.empty():
-        time.sleep(SILENCE_S)
-    courier.join(PARTING_S if presses.unfinished_tasks else 0)  # sem toques, ela dorme à espera de um
-    if presses.unfinished_tasks:
-        log(f"toques perdidos, por entregar na hora de parar: {presses.unfinished_tasks}")
-    counter.join(PARTING_S)
-    if not failures.empty():
-        raise failures.get()
-
-
-def work(args):
-    """O LED, o botão, ou (iniciar) os dois: cada um na sua thread, conversam por TCP como se fossem duas máquinas."""
-    while os.open(os.devnull, os.O_RDWR) <= 2:  # nasceu sem stdin, stdout ou stderr (`>&-`): nada nosso os ocupe
-        pass
-    stop, (path, lock, pid) = stop_on_signals(), background() if args.fundo else (None, None, None)
-    if pid is not None:
-        raise Failure("já está rodando. Para parar: ./led_gpio.py parar")
-    with contextlib.ExitStack() as stack:
-        answer = stack.enter_context(ready_led(args, stop)) if args.acao != "botao" else None
-        pin = stack.enter_context(taken_pin(args, args.botao, False, True)) if args.acao != "servidor" else None
-        if pin:
-            tls_context(args, server=False)  # o que falta ao TLS se diz já, e não ao primeiro toque
-        if args.fundo:  # só agora, com tudo tomado: o que deu errado até aqui se viu neste terminal
-            print(f"em segundo plano; o que diz: tail -f {path}.log", flush=True)
-            if child := os.fork():
-                os.pwrite(lock, b"%d" % child, 0)
-                os._exit(0)  # sem desfazer nada: a porta, os pinos e a trava agora são do filho
-            os.setsid()  # noutra sessão: nem o Ctrl+C nem o fim deste terminal o alcançam
-            with open(os.devnull) as null, open(f"{path}.log", "a") as out:
-                for stream, fd in (null, 0), (out, 1), (out, 2):
-                    os.dup2(stream.fileno(), fd)
-            LOGGING.limit = LOG_LIMIT
-        if not pin:
-            return answer()
-        if answer:
-            thread = threading.Thread(target=answer)
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(setattr, stop, "asked", True)  # ao desfazer, a ordem se inverte: isto vem antes
-        deliver_all(args, pin, stop)
-
-
-def background():
-    """(caminho, trava, pid ou None), em casa: /tmp é de todos, e a pasta do XDG some no logout. A trava dura até a
-    morte de quem roda: sem ela, o número anotado já pode ser de outro processo."""
-    if os.name != "posix":
-        raise Failure("segundo plano só em Unix. Aqui: ./led_gpio.py iniciar, num terminal à parte")
-    path = os.path.expanduser("~/.led_gpio")
-    lock = os.open(f"{path}.pid", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return path, lock, int(os.read(lock, 20) or 0)
-    os.ftruncate(lock, 0)
-    return path, lock, None
-
-
-def stop_background(_args):
-    """Encerra o que ficou em segundo plano, pelo pid anotado e conferido."""
-    _, lock, pid = background()
-    if not pid:
-        raise Failure("nada em segundo plano. Para começar: ./led_gpio.py iniciar --fundo")
-    os.kill(pid, signal.SIGTERM)
-    for _ in range(STOP_TRIES):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a trava se solta quando ele acaba
-            return print(f"parado: pid {pid}")
-        time.sleep(SILENCE_S)
-    raise Failure(f"o pid {pid} recebeu o SIGTERM e não acabou em {STOP_TRIES * SILENCE_S:g} s. À força: kill -9 {pid}")
-
-
-ACTIONS = {"servidor": work, "botao": work, "iniciar": work, "enviar": send_command, "parar": stop_background}
-
-
-def build_parser(action="servidor"):
-    file, bcm = {"metavar": "ARQUIVO"}, {"type": number(int, 0, HEADER_LINES - 1, "um número BCM"), "metavar": "N"}
-    seconds, millis = {"type": number(float, 0, 10**6, "segundos"), "metavar": "S"}, number(float, 0, 1000, "ms")
-    parser = Parser(usage="%(prog)s [AÇÃO] [ENDEREÇO [PORTA]] [OPÇÕES]", epilog="Depois: ./led_gpio.py enviar LED ON",
-                    description="AÇÃO: servidor (padrão: o LED), botao, enviar COMANDO, iniciar (os dois) ou parar.")
+def led_host(text):
+    """type= do endereço; uma palavra fora do lugar é explicada, e não procurada no DNS."""
+    word = text.lower()
+    if word in ACTIONS:
+        raise argparse.ArgumentTypeError(f"a ação vem primeiro: {action_first(word, text)}")
+    if word in MISTAKEN:
+        wanted = f"./led_gpio.py {MISTAKEN[word]}"
+        raise argparse.ArgumentTypeError(f"{text} não é um endereço. Seria: {wanted}")
+    return host_name(text)
+
+
+def action_first(action, word):
+    """O mesmo comando, com a ação na frente."""
+    prog, *rest = shlex.split(typed(drop=(word, "servidor")))
+    return shlex.join([prog, action, *rest])
+
+
+def add_options(add, action):
+    """As opções; as de outras ações são aceitas e não aparecem."""
+    file = {"metavar": "ARQUIVO"}
+    bcm = {"type": number(int, 0, HEADER_LINES - 1, "um número BCM"), "metavar": "N"}
+    seconds = {"type": number(float, 0, 10**6, "segundos"), "metavar": "S"}
+    millis = {"type": number(float, 0, 1000, "ms"), "metavar": "MS"}
+    flag = {"action": "store_true"}
+    led = {"servidor", "iniciar"}
+    button = {"botao", "iniciar"}
+    client = {"botao", "enviar"}
+
+    def option(actions, name, text, **settings):
+        if action not in actions:
+            text = argparse.SUPPRESS
+        add(name, help=text, **settings)
+
+    option(led | button, "--gpio", "como falar com os pinos (padrão: auto, o que houver)",
+           choices=("auto", *PINS), default="auto")
+    option(led, "--led", "pino do LED, em número BCM (padrão: 17)", default=17, **bcm)
+    option(button, "--botao", "pino do botão, que o liga ao GND (padrão: 4)", default=4, **bcm)
+    option(led, "--ativo-baixo", "o LED acende com o pino em 0", **flag)
+    option(led, "--ao-sair", "o LED no fim (padrão: apagar)",
+           choices=("manter", "apagar", "acender"), default="apagar")
+    option(button, "--repique", "o botão só vale parado há MS ms (padrão: 50)", default=50, **millis)
+    option({"botao"}, "--validade", "quanto insistir na entrega de um toque (padrão: 30)",
+           default=30, **seconds)
+    option(led, "--ocioso", "desliga quem passa S segundos calado; 0: nunca (padrão: 300)",
+           default=300, **seconds)
+    option(led | client, "--senha-arquivo", "a senha que o cliente prova saber, a mesma dos dois",
+           **file)
+    option(led, "--sem-senha", "aceita ordens de qualquer um na rede", **flag)
+    option(led | client, "--certificado", "o deste lado (PEM); no servidor, liga o TLS", **file)
+    option(led | client, "--chave", "a chave dele, se não está no mesmo arquivo", **file)
+    option(led, "--ca-clientes", "exige dos clientes um certificado desta autoridade", **file)
+    option(client, "--tls", "cifra a conversa e confere o certificado do servidor", **flag)
+    option(client, "--ca", "confia nesta autoridade, ou neste certificado", **file)
+    option(client, "--sem-verificar", "cifra, mas não confere com quem fala", **flag)
+    option(button, "--fifo", "o botão simulado (padrão: %(default)s)", default="/tmp/tcp_file",
+           **file)
+    option(led | button, "--fundo", "em segundo plano, até ./led_gpio.py parar", **flag)
+    option(led | button, "--sysfs", "outra árvore, para testes (padrão: %(default)s)",
+           default="/sys/class/gpio", metavar="RAIZ")
+
+
+def add_action(actions, action):
+    epilog = None
+    if action == "servidor":
+        epilog = ("Outras ações: botao, iniciar, enviar e parar; cada uma tem a sua ajuda, "
+                  "como em ./led_gpio.py botao --help")
+    parser = actions.add_parser(action, description=ABOUT[action], epilog=epilog)
     parser.set_defaults(acao=action)
     add = parser.add_argument
     if action == "enviar":
-        add("comando", metavar="COMANDO", type=lambda text: escape("LED " * (text[:3].upper() != "LED") + text))
-    add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO", help="do LED, ou 127.0.0.1")
-    add("porta", nargs="?", default=5555, type=port_number, metavar="PORTA", help="do LED (padrão: %(default)s)")
-    add("--gpio", choices=("auto", *PINS), default="auto", help="como falar com os pinos (padrão: auto, o que houver)")
-    add("--led", default=17, **bcm, help="pino do LED, em número BCM (padrão: 17)")
-    add("--botao", default=4, **bcm, help="pino do botão, que o liga ao GND (padrão: 4)")
-    add("--ativo-baixo", action="store_true", help="o LED acende com o pino em 0")
-    add("--ao-sair", choices=("manter", "apagar", "acender"), default="apagar", help="o LED no fim (padrão: apagar)")
-    add("--repique", default=50, metavar="MS", type=millis, help="o botão só vale parado há MS ms (padrão: 50)")
-    add("--validade", default=30, **seconds, help="quanto insistir na entrega de um toque (padrão: 30)")
-    add("--ocioso", default=300, **seconds, help="desliga quem passa S segundos calado; 0: nunca (padrão: 300)")
-    add("--senha-arquivo", **file, help="a senha que o cliente prova saber, a mesma dos dois lados")
-    add("--sem-senha", action="store_true", help="aceita ordens de qualquer um na rede")
-    add("--certificado", **file, help="certificado deste lado (PEM); no servidor, liga o TLS")
-    add("--chave", **file, help="a chave dele, se não está no mesmo arquivo")
-    add("--ca-clientes", **file, help="servidor: exige dos clientes um certificado desta autoridade")
-    add("--tls", action="store_true", help="cliente: cifra a conversa e confere o certificado do servidor")
-    add("--ca", **file, help="cliente: confia nesta autoridade, ou neste certificado")
-    add("--sem-verificar", action="store_true", help="cliente: cifra, mas não confere com quem fala")
-    add("--fifo", default="/tmp/tcp_file", **file, help="o botão simulado (padrão: %(default)s)")
-    add("--fundo", action="store_true", help="em segundo plano, até ./led_gpio.py parar")
-    add("--sysfs", default="/sys/class/gpio", metavar="RAIZ", help="outra árvore, para testes (padrão: %(default)s)")
-    add("--version", action="version", version=f"%(prog)s {VERSION}", help="mostra a versão e sai")
+        add("comando", metavar="COMANDO", type=led_command)
+    if action != "parar":
+        add("endereco", nargs="?", default="127.0.0.1", type=led_host, metavar="ENDEREÇO",
+            help="do LED (padrão: %(default)s)")
+        add("porta", nargs="?", default=5555, type=port_number, metavar="PORTA",
+            help="do LED (padrão: %(default)s)")
+    add_options(add, action)
+    version = f"{os.path.basename(sys.argv[0])} {VERSION}"
+    add("--version", action="version", version=version, help="mostra a versão e sai")
+
+
+def led_command(text):
+    """type= do comando de enviar: uma linha só, e sem o "LED " também vale."""
+    if text[:3].upper() != "LED":
+        text = "LED " + text
+    return escape(text)
+
+
+def build_parser():
+    parser = Parser(description=ABOUT["servidor"])
+    actions = parser.add_subparsers(metavar="AÇÃO")
+    for action in ACTIONS:
+        add_action(actions, action)
     return parser
 
 
 def main(argv=None):
     argv = list(sys.argv[1:] if argv is None else argv)
-    action = argv.pop(0) if argv and argv[0] in ACTIONS else "servidor"
-    if action == "enviar" and argv[:1] == ["LED"]:  # sem aspas também vale: enviar LED ON
-        argv[:2] = [" ".join(argv[:2])]
-    return run(lambda: build_parser(action), ACTIONS[action], argv)
-
+    if not argv or argv[0] not in ACTIONS:
+        argv.insert(0, "servidor")
+    # Sem aspas também vale: enviar LED ON
+    if argv[:2] == ["enviar", "LED"]:
+        argv[1:3] = [" ".join(argv[1:3])]
+    return run(build_parser, lambda args: ACTIONS[args.acao](args), argv)
 
 if __name__ == "__main__":
     sys.exit(main())

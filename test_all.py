@@ -5176,15 +5176,77 @@ class TestRawServerEnlaceRuim(RawTestCase):
                                                status=1), "nenhum servidor")
 
 
+# Roda led_gpio.py sobre a árvore de FakeSysfs com a parte do kernel que uma pasta não tem: escrever "high" ou "low"
+# em `direction` põe o nível em `value`, e escrever em `value` de uma entrada é EPERM.
+LED_LOADER = LOADER.replace("sys.exit(", """
+import errno, os
+
+def with_kernel(real):
+    def file(path, text=None):
+        folder, name = os.path.split(path)
+        if name == "value" and text is not None and real(folder + "/direction") == "in":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+        result = real(path, text)
+        if text is not None and os.path.exists(folder + "/value"):
+            with open(folder + "/writes", "a") as writes:
+                writes.write(name + "=" + text + "\\n")
+        if name == "direction" and text in ("high", "low"):
+            real(folder + "/value", "1" if text == "high" else "0")
+            real(path, "out")
+        return result
+    return file
+script.SysfsPin.file = staticmethod(with_kernel(script.SysfsPin.file))
+sys.exit(""")
+
+
+class FakePin:
+    """Um pino que só lembra o que lhe escreveram."""
+
+    bcm = 17
+
+    def __init__(self, lit=False):
+        self.lit, self.writes = lit, []
+
+    def read(self):
+        return self.lit
+
+    def write(self, on):
+        self.lit = on
+        self.writes.append(on)
+
+
+class FakeHouse:
+    """O processo de mentira: guarda o que lhe dizem."""
+
+    def __init__(self):
+        self.ending, self.said, self.failure = False, [], None
+        self.say = self.note = self.said.append
+
+    def fail(self, error):
+        self.failure, self.ending = error, True
+
+
 class LedTestCase(ScriptTestCase):
     """O LED simulado, e as palavras da sua conversa."""
 
     led = load("led_gpio.py")
 
+    def server(self, pin=None, house=None, secret=None, ocioso=60):
+        """Um Server sobre um pino de mentira, neste processo."""
+        args = types.SimpleNamespace(ocioso=ocioso, porta=5555)
+        return self.led.Server(self.led.Led(pin or FakePin()), None, secret, args, house or FakeHouse())
+
+    def parse(self, *words):
+        return self.led.build_parser().parse_args(list(map(str, words)))
+
     def spawn(self, script, *args, constants=None, **options):
         """Com sonos mais curtos, o teste espera menos."""
         constants = {"SILENCE_S": 0.05, "WAKE_S": 0.1, "RETRY_S": 0.05, "PARTING_S": 0.1, **(constants or {})}
         return super().spawn(script, *args, constants=constants, **options)
+
+    def command(self, script, *args, prefix=(), constants=None):
+        with mock.patch.dict(globals(), LOADER=LED_LOADER):
+            return super().command(script, *args, prefix=prefix, constants=constants)
 
     def serve(self, *args, port=0, **options):
         return self.spawn("led_gpio.py", "127.0.0.1", port, "--gpio", "simulado", *args, **options)
@@ -5330,37 +5392,35 @@ class TestLedProtocolo(LedTestCase):
 
     def test_watcher_that_does_not_read_is_dropped(self):
         """Ninguém espera por quem assina e não lê: quando o buffer do kernel enche, ele é desligado, e só ele."""
-        args = types.SimpleNamespace(ocioso=60)
-        server = self.led.Server(types.SimpleNamespace(lit=False, write=lambda on: None), None, None, args, None)
+        server = self.server()
         pairs = [socket.socketpair() for _ in range(2)]
         for pair in pairs:
             for sock in pair:
                 self.addCleanup(sock.close)
                 sock.setblocking(False)
         slow, live = (self.led.Client(server, sock, "192.0.2.7") for sock, _ in pairs)
-        server.clients = {slow, live}
-        with mock.patch.object(self.led, "log"), mock.patch.object(self.led.syslog, "syslog"):
-            for client in (slow, live):
-                server.obey("LED WATCH", client)
-            while not slow.lost:
-                server.obey("LED TOGGLE", live)
-                self.assertEqual(pairs[1][1].recv(100), b"LED ON\n" if server.lit else b"LED OFF\n")
+        for client in (slow, live):
+            client.obey("LED WATCH")
+        pairs[1][1].recv(100)
+        while not slow.lost:
+            server.led.order("LED TOGGLE", "alguém")
+            self.assertEqual(pairs[1][1].recv(100), b"LED ON\n" if server.led.lit else b"LED OFF\n")
         self.assertFalse(live.lost)
 
     def test_no_order_after_the_end(self):
         """Pedido o fim, das ordens que vieram juntas a seguinte já não vale: o LED apagado ao sair não acende."""
-        stop, writes = types.SimpleNamespace(asked=False), []
+        house = FakeHouse()
 
-        def write(on):
-            writes.append(on)
-            stop.asked = True
-        args = types.SimpleNamespace(ocioso=60)
-        server = self.led.Server(types.SimpleNamespace(lit=False, write=write), None, None, args, stop)
+        class Ending(FakePin):
+            def write(pin, on):
+                super().write(on)
+                house.ending = True
+        server = self.server(Ending(), house)
         ours, theirs = socket.socketpair()
-        with ours, theirs, mock.patch.object(self.led, "log"), mock.patch.object(self.led.syslog, "syslog"):
+        with ours, theirs:
             theirs.sendall(b"LED ON\nLED OFF\nLED ON\n")
             self.led.Client(server, ours, "192.0.2.7").run()
-        self.assertEqual(writes, [True])
+        self.assertEqual(server.led.pin.writes, [True])
 
     def test_slowloris(self):
         """Um byte de cada vez, nunca uma linha: o prazo encerra; quem só assina fica."""
@@ -5422,19 +5482,19 @@ class TestLedProtocolo(LedTestCase):
 
     def test_accept_without_address(self):
         """No macOS, quem desistiu antes do accept() vem sem endereço; e um accept() que só falha não gira em falso."""
-        stop, ours = types.SimpleNamespace(asked=False), socket.socketpair()
+        house, ours = FakeHouse(), socket.socketpair()
         for sock in ours:
             self.addCleanup(sock.close)
         ours[0].shutdown(socket.SHUT_RDWR)
-        events = [(ours[1], None), OSError(errno.EINVAL, "Invalid argument")]
+        events = [(ours[1], None), OSError(errno.EMFILE, "Too many open files")]
 
         def accept():
             if len(events) == 1:
-                stop.asked = True
+                house.ending = True
             if isinstance(events[0], OSError):
                 raise events.pop(0)
             return events.pop(0)
-        server = self.led.Server(types.SimpleNamespace(lit=False), None, None, types.SimpleNamespace(ocioso=60), stop)
+        server = self.server(house=house)
         old = threading.stack_size()
         self.addCleanup(threading.stack_size, old)
         with mock.patch.object(self.led.time, "sleep") as sleep:
@@ -5442,12 +5502,22 @@ class TestLedProtocolo(LedTestCase):
         sleep.assert_called_with(self.led.SILENCE_S)
         self.assertEqual((events, server.clients, ours[1].fileno()), ([], set(), -1))
 
+    def test_listener_that_is_gone(self):
+        """L16: um accept() que falha por outra coisa que não uma falta é o fim da porta, dito em uma linha."""
+        for code in (errno.EBADF, errno.EINVAL):
+            server = self.server()
+            listener = types.SimpleNamespace(settimeout=mock.Mock(), accept=mock.Mock(side_effect=OSError(code, "x")))
+            old = threading.stack_size()
+            self.addCleanup(threading.stack_size, old)
+            with self.assertRaisesRegex(self.led.Failure, "porta 5555 deixou de atender"):
+                server.run(listener)
+
     def test_no_more_threads(self):
         """O sistema não dá mais threads: esse cliente fica de fora, e só ele."""
         listener = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listener.close)
-        stop = types.SimpleNamespace(asked=False)
-        server = self.led.Server(types.SimpleNamespace(lit=False), None, None, types.SimpleNamespace(ocioso=60), stop)
+        house = FakeHouse()
+        server = self.server(house=house)
         starts, real = [], threading.Thread.start
 
         def start(thread):
@@ -5466,7 +5536,7 @@ class TestLedProtocolo(LedTestCase):
                     self.assertEqual(self.connect(child).expect_eof(), b"")
                     self.assertEqual(self.ask(child, b"LED STATUS"), b"OK LED OFF")
             finally:
-                stop.asked = True
+                house.ending = True
                 accepting.join()
         self.assertEqual(server.clients, set())
 
@@ -5505,24 +5575,36 @@ class TestLedProtocolo(LedTestCase):
             child.wait()
 
     def test_terminal_that_nobody_reads(self):
-        """Uma janela congelada: o terminal enche, e o que o select() diz caber já não cabe inteiro."""
+        """Uma janela congelada: o terminal enche, e quem fala não espera por ele."""
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
-        with open(slave, "w") as out:
-            thread = threading.Thread(target=lambda: [self.led.log("x" * (i % 70), out) for i in range(5000)])
+        with open(slave, "w") as out, mock.patch.object(self.led.sys, "stdout", out), \
+                mock.patch.object(self.led.signal, "signal"):
+            house = self.led.House()
+            thread = threading.Thread(target=lambda: [house.say("x" * (i % 70)) for i in range(5000)])
             thread.start()
             thread.join(WATCHDOG_S)
             stuck = thread.is_alive()
-            while thread.is_alive():
-                os.read(master, 4096)
-        self.assertFalse(stuck, "log() espera por quem não lê")
+            screen = house.voice.screen
+            drain = threading.Thread(target=lambda: [os.read(master, 4096) for _ in iter(screen.is_alive, False)])
+            drain.start()
+            house.close()
+            screen.join(WATCHDOG_S)
+            os.write(slave, b"fim")
+            drain.join(WATCHDOG_S)
+        self.assertFalse(stuck, "a voz espera por quem não lê")
 
     def test_log_is_bounded(self):
         """O arquivo de --fundo recomeça ao passar do teto; o que o usuário redireciona é dele, e só cresce."""
-        for limit, low, high in ((1000, 100, 1100), (float("inf"), 5000, 5000)):
-            with open(self.folder() / "log", "a") as out, mock.patch.object(self.led.LOGGING, "limit", limit):
+        for ours, low, high in ((True, 100, 1100), (False, 5000, 5000)):
+            with open(self.folder() / "log", "a") as out, mock.patch.object(self.led, "LOG_LIMIT", 1000), \
+                    mock.patch.object(self.led.signal, "signal"):
+                house = self.led.House()
+                house.voice.close()
+                house.voice = types.SimpleNamespace(note=lambda text: os.write(out.fileno(), text.encode() + b"\n"))
+                house.log = out.fileno() if ours else None
                 for _ in range(50):
-                    self.led.log("x" * 99, out)
+                    house.note("x" * 99)
                 size = os.fstat(out.fileno()).st_size
             self.assertTrue(low <= size <= high, size)
 
@@ -5538,7 +5620,7 @@ class TestLedProtocolo(LedTestCase):
         addresses = ["0.0.0.0", "0x0", *["::", "::0"] * socket.has_dualstack_ipv6()]
         for address in addresses:  # escrito como for
             with self.assertRaisesRegex(self.led.Failure, "--senha-arquivo.*--sem-senha"), \
-                    self.led.ready_led(self.led.build_parser().parse_args([address, "0"]), None):
+                    self.led.ready_led(self.parse("servidor", address, "0"), FakeHouse()):
                 pass
         result = self.run_script("led_gpio.py", "0.0.0.0", 0, "--gpio", "simulado")
         self.assert_one_line_error(result, "--senha-arquivo", "--sem-senha", "openssl rand")
@@ -5594,13 +5676,13 @@ class TestLedProtocolo(LedTestCase):
         self.assertNotIn(b"OK", conn.expect_eof())
 
     def test_penalty_grows_and_the_table_is_bounded(self):
-        server = self.led.Server(types.SimpleNamespace(lit=False), None, b"segredo!", None, None)
+        secret = self.led.Secret(b"segredo!", lambda text: None)
         now, waits = 100.0, []
 
         def judge(host, line=b""):
-            client = self.led.Client(server, None, host)
-            return client.judge(line or b"RESPOSTA " + self.led.proof(b"segredo!", client.challenge).encode())
-        with mock.patch.object(self.led.time, "monotonic", lambda: now), mock.patch.object(self.led, "log"):
+            line = line or b"RESPOSTA " + self.led.proof(b"segredo!", "desafio").encode()
+            return secret.judge(line, "desafio", self.led.source_of(host))[1]
+        with mock.patch.object(self.led.time, "monotonic", lambda: now):
             for _ in range(9):
                 waits.append(float(judge("2001:db8::7", b"RESPOSTA errada").split()[-2]))
                 self.assertRegex(judge("2001:db8::8"), "^ERRO", "a /64 é uma: na espera nem a resposta certa vale")
@@ -5609,10 +5691,10 @@ class TestLedProtocolo(LedTestCase):
                 now += waits[-1]
             self.assertEqual(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60])
             self.assertEqual(judge("2001:db8::7"), "OK senha aceita")
-            self.assertEqual(server.offenders, {})
+            self.assertEqual(secret.offenders, {})
             for i in range(self.led.MAX_OFFENDERS + 50):
                 judge(f"10.0.{i // 256}.{i % 256}", b"RESPOSTA errada")
-        self.assertEqual(len(server.offenders), self.led.MAX_OFFENDERS)
+        self.assertEqual(len(secret.offenders), self.led.MAX_OFFENDERS)
 
     def test_source_of(self):
         for host, wanted in (("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"),
@@ -5662,7 +5744,7 @@ class TestLedProtocolo(LedTestCase):
         server.stop()
         mute.expect_eof()
         result = self.run_script("led_gpio.py", "--certificado", key)
-        self.assert_one_line_error(result, f"não consigo usar {key}")
+        self.assert_one_line_error(result, f"{key}: não são certificado e chave")
 
     def test_tls_options_never_end_in_plain_text(self):
         """Quem pede uma parte do TLS pede o TLS: nenhuma destas opções é esquecida em silêncio."""
@@ -5701,7 +5783,7 @@ class TestLedProtocolo(LedTestCase):
                 result = self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", listener.getsockname()[1])
                 self.assertEqual(result.text, text)
             thread.join()
-        typed = self.led.build_parser("enviar").parse_args(["on\nLED OFF"]).comando
+        typed = self.parse("enviar", "on\nLED OFF").comando
         self.assertNotIn("\n", typed, "um comando é uma linha só")
 
     def dripping(self, head=b""):
@@ -5734,17 +5816,15 @@ class TestLedProtocolo(LedTestCase):
 
     def test_server_that_hangs_up(self):
         """EPIPE e RST são a rede, e se explicam; só o EPIPE da nossa saída é o terminal que se foi."""
-        args = self.led.build_parser("botao").parse_args([])
+        args = self.parse("botao")
         with mock.patch.object(self.led.socket, "create_connection") as connect:
-            sock = connect.return_value.__enter__.return_value
-            sock.__enter__.return_value = sock
-            sock.__exit__.return_value = connect.return_value.__exit__.return_value = False
+            sock = connect.return_value
             sock.sendall.side_effect = BrokenPipeError
             for end in (ConnectionResetError, lambda size: b""):
                 sock.recv.side_effect = end
-                with self.assertRaisesRegex(self.led.Failure, "desligou"), self.led.conversation(args) as ask:
-                    ask("LED STATUS")
-            with self.assertRaises(BrokenPipeError), self.led.conversation(args):
+                with self.assertRaisesRegex(self.led.Failure, "desligou"), self.led.Conversation(args) as conversation:
+                    conversation.ask("LED STATUS")
+            with self.assertRaises(BrokenPipeError), self.led.Conversation(args):
                 raise BrokenPipeError
 
     def test_watch_from_the_shell(self):
@@ -5834,25 +5914,26 @@ class TestLedGpio(LedTestCase):
                             ([("gpiochip100", "pinctrl-rp1", 100, 4), ("gpiochip399", "pinctrl-rp1", 399, 54)], 416),
                             (soc, None)):
             tree = FakeSysfs(self, chips)
-            args = types.SimpleNamespace(sysfs=str(tree.root), gpio="sysfs", ativo_baixo=False)
+            args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
             if line is None:
-                with self.assertRaisesRegex(self.led.Failure, "pinctrl-rp1"), self.led.taken_pin(args, 17, True, False):
+                with self.assertRaisesRegex(self.led.Failure, "pinctrl-rp1"), \
+                        self.led.taken_pin(args, 17, True, FakeHouse()):
                     pass
             else:
-                with mock.patch.object(self.led, "log"), self.led.taken_pin(args, 17, True, False) as pin:
-                    self.assertEqual((pin.where, tree.get(line, "direction")), (line, "low"))
+                with self.led.taken_pin(args, 17, True, FakeHouse()) as pin:
+                    self.assertEqual((str(pin), tree.get(line, "direction")), (f"sysfs, {line}", "low"))
 
     def test_led_on_a_new_kernel(self):
         """auto acha o sysfs, exporta 529, obedece, apaga e devolve a linha no fim."""
         tree = FakeSysfs(self)
         server = self.spawn_on(tree)
         server.expect_error("GPIO17: sysfs, 529")
-        self.assertEqual(tree.get(529, "direction"), "low")
+        self.assertEqual((tree.get(529, "direction"), tree.get(529, "value")), ("out", "0"))
         for command, value in ((b"LED ON", "1"), (b"LED OFF", "0"), (b"LED TOGGLE", "1")):
             self.ask(server, command)
             self.assertEqual(tree.get(529, "value"), value)
         server.stop()
-        self.assertEqual(tree.unexported, [(529, "0", "low")])
+        self.assertEqual(tree.unexported, [(529, "0", "out")])
 
     def test_end_by_any_signal(self):
         """--ao-sair vale para qualquer sinal que encerre; --ativo-baixo inverte."""
@@ -5866,13 +5947,14 @@ class TestLedGpio(LedTestCase):
                 self.ask(server, b"LED ON")
                 server.stop(number)
                 self.until(lambda: tree.unexported, "a linha ser devolvida")
-                self.assertEqual(tree.unexported, [(529, value, "low")])
+                self.assertEqual(tree.unexported, [(529, value, "out")])
 
     def test_active_low(self):
         tree = FakeSysfs(self)
         tree.add(529, direction="out\n", value="0\n", active_low="1\n")
         server = self.spawn_on(tree, "--ativo-baixo")
-        self.assertEqual((tree.get(529, "active_low"), tree.get(529, "direction")), ("0", "low"))
+        self.assertEqual((tree.get(529, "active_low"), tree.get(529, "value")), ("0", "0"))
+        self.assertEqual(tree.get(529, "writes").split(), ["active_low=0", "direction=low"])
         self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED ON")  # estava aceso (nível 0), e aceso ficou
         self.ask(server, b"LED OFF")
         self.assertEqual(tree.get(529, "value"), "1")
@@ -5883,7 +5965,7 @@ class TestLedGpio(LedTestCase):
         tree.add(529, direction="out\n", value="1\n")
         server = self.spawn_on(tree, "--ao-sair", "manter")
         self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED ON")
-        self.assertEqual(tree.get(529, "direction"), "high")
+        self.assertEqual(tree.get(529, "writes").split(), ["active_low=0", "direction=high"])
         server.stop()
         self.assertEqual((tree.unexported, tree.get(529, "value")), ([], "1"))
 
@@ -5892,7 +5974,7 @@ class TestLedGpio(LedTestCase):
         tree = FakeSysfs(self)
         tree.fresh = {"direction": "out\n", "value": "0\n"}
         self.spawn_on(tree, "--ativo-baixo")
-        self.assertEqual(tree.get(529, "direction"), "high")
+        self.assertEqual(tree.get(529, "value"), "1")
 
     def test_somebody_unexports_it(self):
         tree = FakeSysfs(self)
@@ -5910,18 +5992,18 @@ class TestLedGpio(LedTestCase):
                 code = failures[name].pop(0)
                 raise OSError(code, os.strerror(code), path)
             return open(path, mode)
-        args = types.SimpleNamespace(gpio="sysfs", sysfs=str(tree.root))
-        with mock.patch.object(self.led, "open", fake, create=True), mock.patch.object(self.led, "log"), \
-                mock.patch.object(self.led, "UDEV_S", 0.1):
-            with self.led.taken_pin(args, 17, True, False) as pin:
-                pin.write(True)
-                self.assertEqual(tree.get(529, "value"), "1")
+        args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
+        with mock.patch.object(self.led, "open", fake, create=True), mock.patch.object(self.led, "UDEV_S", 0.1), \
+                self.led.taken_pin(args, 17, True, FakeHouse()) as pin:
+            pin.write(True)
+            self.assertEqual(tree.get(529, "direction"), "high")
         return tree
 
     def test_permission_comes_a_moment_later(self):
         """EACCES logo após o export: insiste por um tempo limitado; se não muda, diz como entrar no grupo."""
         self.open_with({"direction": [errno.EACCES] * 3})
-        with self.assertRaisesRegex(self.led.Failure, "GPIO17.*usermod -aG gpio"):
+        with self.assertRaisesRegex(self.led.Failure, "GPIO17.*usermod -aG gpio"), \
+                mock.patch.object(self.led, "group_of", lambda path: "gpio"):
             self.open_with({"direction": [errno.EACCES] * 10**6})
 
     def test_busy(self):
@@ -5931,16 +6013,18 @@ class TestLedGpio(LedTestCase):
     def test_line_is_given_back_when_opening_fails(self):
         with self.assertRaises(self.led.Failure):
             tree = FakeSysfs(self)
-            with mock.patch.object(self.led.SysfsPin, "read", side_effect=OSError(errno.EIO, "x")), \
-                    mock.patch.object(self.led, "log"):
-                with self.led.taken_pin(types.SimpleNamespace(gpio="auto", sysfs=str(tree.root)), 17, True, False):
+            args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
+            with mock.patch.object(self.led.SysfsPin, "level_now", side_effect=OSError(errno.EIO, "x")):
+                with self.led.taken_pin(args, 17, True, FakeHouse()):
                     pass
         self.until(lambda: tree.unexported, "a linha ser devolvida")
 
     def test_chardev(self):
         """Sem sysfs, o dispositivo de caracteres com o rótulo certo, seja qual for o número; pedido de 592 bytes."""
-        pin, folder = self.led.ChardevPin, self.folder()
-        self.assertEqual(pin.REQUEST.size, 592)
+        led, folder = self.led, self.folder()
+        sizes = {led.GET_CHIPINFO: 68, led.GET_LINEINFO: 256, led.GET_LINE: 592, led.SET_CONFIG: 272, led.GET_VALUES: 16}
+        for layout, size in sizes.items():
+            self.assertEqual((layout.struct.size, layout.number >> 16 & 0x3fff), (size, size))
         labels = {"gpiochip0": (b"gpio-brcmstb@107d508500", 32), "gpiochip4": (b"pinctrl-rp1", 54)}
         for name in labels:
             (folder / name).write_text("")
@@ -5948,30 +6032,33 @@ class TestLedGpio(LedTestCase):
 
         def ioctl(file, operation, data):
             calls.append(operation)
-            if operation == pin.GET_CHIPINFO:
+            if operation == led.GET_CHIPINFO.number:
                 return struct.pack("=32s32sI", b"", *labels[os.path.basename(file.name)])
-            if operation == pin.GET_LINE:
-                line, who, flags, _, lines, _, _ = pin.REQUEST.unpack(data)
-                self.assertEqual((line, who.rstrip(b"\0"), lines, flags), (17, b"led_gpio", 1, 0x8 | 0x2))
+            if operation == led.GET_LINE.number:
+                line = led.GET_LINE.unpack(data)
+                self.assertEqual((line["offset"], line["consumer"].rstrip(b"\0"), line["num_lines"], line["flags"]),
+                                 (17, b"led_gpio", 1, 0x8 | 0x2))
+                self.assertEqual((line["attr_id"], line["attr_value"]), (2, 0), "começa apagado")
                 return data[:-4] + struct.pack("=i", os.open(os.devnull, os.O_RDWR))
-            if operation == pin.SET_VALUES:
-                values.append(struct.unpack("=QQ", data))
+            if operation == led.SET_CONFIG.number:
+                config = led.SET_CONFIG.unpack(data)
+                values.append((config["flags"], config["attr_value"], config["attr_lines"]))
             return data
-        args = types.SimpleNamespace(gpio="auto", sysfs="/nao/existe")
-        with mock.patch.object(self.led.fcntl, "ioctl", ioctl), mock.patch.object(self.led, "log") as log, \
-                mock.patch.object(self.led.glob, "glob", lambda path: sorted(map(str, folder.glob(path[5:])))
+        args, house = self.parse("servidor", "--sysfs", "/nao/existe", "--ativo-baixo"), FakeHouse()
+        with mock.patch.object(led.fcntl, "ioctl", ioctl), \
+                mock.patch.object(led.glob, "glob", lambda path: sorted(map(str, folder.glob(path[5:])))
                                   if path.startswith("/dev/") else []):
-            with self.led.taken_pin(args, 17, True, True) as line:
+            with led.taken_pin(args, 17, True, house) as line:
                 line.write(True)
                 fd = line.fd
         self.assertRaises(OSError, os.fstat, fd)  # fechar devolve a linha
-        self.assertEqual(values, [(1, 1)])
-        self.assertRegex(str(log.call_args), "chardev.*gpiochip4")
+        self.assertEqual(values, [(0x8 | 0x2, 1, 1)])
+        self.assertRegex(house.said[0], "chardev.*gpiochip4")
 
     def test_no_chip(self):
         for kind in ("sysfs", "chardev"):
-            chips = self.led.ChardevPin.chips(None, 17) if kind == "chardev" else ()
-            if any(label in self.led.CHIPS for label, _, _ in chips):
+            chips = self.led.ChardevPin(self.parse("servidor"), 17, True, None).chips() if kind == "chardev" else ()
+            if any(chip.label in self.led.CHIPS for chip in chips):
                 self.skipTest("esta máquina é um Raspberry Pi")
             result = self.run_script("led_gpio.py", "127.0.0.1", 0, "--gpio", kind, "--sysfs", self.folder())
             self.assert_one_line_error(result, "pinctrl-rp1", "--gpio simulado")
@@ -5982,22 +6069,21 @@ class TestLedBotao(LedTestCase):
 
     def presses(self, script, quiet_ms=50, edges=True):
         """Quantos toques há em [(ms, nível)...]; sem edges, o chip nunca avisa. O relógio é de mentira."""
-        now, stop = [0.0], types.SimpleNamespace(asked=False)
+        now, house = [0.0], FakeHouse()
 
         class Contact(self.led.Pin):
-            lit = False
-
             def read(pin):
                 return next(level for at, level in reversed([(0, False)] + script) if at / 1000 <= now[0] + 1e-9)
 
-            def wait(pin, seconds):
-                stop.asked = now[0] > 3
+            def wait_edge(pin, seconds):
+                house.ending = now[0] > 3
                 change = min((at / 1000 for at, _ in script if at / 1000 > now[0] + 1e-9), default=float("inf"))
                 warned = edges and change <= now[0] + seconds
                 now[0] = change if warned else now[0] + seconds
                 return warned
         with mock.patch.object(self.led.time, "monotonic", lambda: now[0]):
-            return len(list(Contact(types.SimpleNamespace(repique=quiet_ms), 0, False, True).presses(stop)))
+            args = types.SimpleNamespace(repique=quiet_ms)
+            return len(list(Contact(args, 4, False, None).presses(house)))
 
     def test_bouncing_contact(self):
         """O contato que treme conta um toque; dois toques limpos contam dois; um estalo não conta."""
@@ -6015,7 +6101,6 @@ class TestLedBotao(LedTestCase):
         tree, server = FakeSysfs(self), self.serve()
         button = self.spawn("led_gpio.py", "botao", "127.0.0.1", server.port, "--sysfs", tree.root, "--repique", 5,
                             ready=None)
-        self.until(lambda: (tree.root / "gpio516/edge").exists() and tree.get(516, "edge") == "both", "GPIO4 exportada")
         button.expect_error("à espera")
         tree.put(516, "value", "0")
         button.expect("^toque: LED ON -> OK LED ON$")
@@ -6143,14 +6228,14 @@ class TestLedSimulado(LedTestCase):
 
     def test_syslog(self):
         """A mesma marca e o mesmo texto do programa em C."""
-        fake = mock.Mock()
-        server = self.led.Server(types.SimpleNamespace(lit=False, write=lambda on: None), None, None, None, None)
-        with mock.patch.object(self.led, "syslog", fake), mock.patch.object(self.led, "log"):
-            server.obey("LED ON", types.SimpleNamespace(watching=False))
-            server.obey("LED ON", types.SimpleNamespace(watching=False))
-            server.turn(False)  # o do fim também
+        fake, led = mock.Mock(), self.led.Led(FakePin())
+        with mock.patch.object(self.led, "syslog", fake):
+            led.watch(self.led.tell_console(FakeHouse()))
+            led.order("LED ON", "alguém")
+            led.order("LED ON", "alguém")
+            self.led.leave(led, self.parse("servidor"), FakeHouse())  # o do fim também
         self.assertEqual(fake.syslog.mock_calls, [mock.call("LED Status: On"), mock.call("LED Status: Off")])
-        self.assertRegex((HERE / "led_gpio.py").read_text(encoding="utf-8"), '"LED TCP"')
+        self.assertEqual(fake.openlog.mock_calls[0][1][0], "LED TCP")
 
     def test_pipe_closed(self):
         """`| head -1`: a lâmpada não tem mais onde ser desenhada, e o servidor acaba quieto."""
@@ -6217,7 +6302,7 @@ class TestLedSimulado(LedTestCase):
                     os.chown(path, 65534, 65534)
                 before = os.lstat(path)
                 with self.assertRaisesRegex(self.led.Failure, f"ls -l {path}.*echo.*rm.*--fifo"):
-                    pin(types.SimpleNamespace(fifo=str(path)), None, False, True).open()
+                    pin(types.SimpleNamespace(fifo=str(path)), 4, False, None).open()
                 after = os.lstat(path)
                 self.assertEqual((before.st_ino, before.st_size, before.st_mode),
                                  (after.st_ino, after.st_size, after.st_mode))
@@ -6274,10 +6359,9 @@ class TestLedSimulado(LedTestCase):
     def test_stop_does_not_wait_for_ever(self):
         """Quem não obedece ao SIGTERM: `parar` desiste num prazo, e diz o que resta."""
         led = load("led_gpio.py")
-        with tempfile.TemporaryFile() as mine, open(f"/proc/self/fd/{mine.fileno()}", "rb+") as theirs, \
-                mock.patch.object(led, "background", lambda: ("", mine.fileno(), 4321)), \
-                mock.patch.object(led, "SILENCE_S", 0.001), mock.patch.object(led.os, "kill") as kill:
-            fcntl.flock(theirs, fcntl.LOCK_EX)
+        fake = types.SimpleNamespace(pid=4321, take=lambda: False)
+        with mock.patch.object(led, "Background", lambda: fake), mock.patch.object(led, "SILENCE_S", 0.001), \
+                mock.patch.object(led.os, "kill") as kill:
             with self.assertRaisesRegex(led.Failure, "não acabou.*kill -9 4321"):
                 led.stop_background(None)
         kill.assert_called_once_with(4321, signal.SIGTERM)
