@@ -220,7 +220,12 @@ class Pin:
         return False
 
     def presses(self, house):
-        """Gera os toques. O contato treme (*bounce*): um nível só vale parado por --repique ms."""
+        """Gera os toques. O contato treme (*bounce*): um nível só vale parado por --repique ms.
+
+            solto     -----.  .-.  .-.                         .-.  .-------
+            apertado       '--' '--' '-------------------------' '--'
+                                     |<--- repique --->| um toque
+        """
         level = settled = self.read()
         since = 0.0
         # Há chips que aceitam avisar bordas e nunca avisam: até uma chegar, relê.
@@ -260,17 +265,22 @@ def precedence(chip):
 
 
 class SysfsPin(Pin):
-    """Um arquivo por atributo, em /sys/class/gpio/gpioN: antigo, e quase sempre lá."""
+    """Um arquivo por atributo, em /sys/class/gpio/gpioN: antigo, e quase sempre lá.
+
+        export      escrever N faz nascer a pasta gpioN; unexport a desfaz
+        direction   "high" e "low": saída, já com o nível; "in": entrada
+        value       o nível, 0 ou 1; numa entrada, escrever é EPERM
+
+    Não sabe ligar o pull-up; e avisa bordas (edge), mas qualquer programa pode desligá-las: o botão
+    aqui se relê, a cada POLL_S.
+    """
 
     # A linha fomos nós que exportamos, e cabe a nós devolver?
     exported = False
     folder = None
 
     def chips(self):
-        for path in glob.glob(f"{self.args.sysfs}/gpiochip*"):
-            with contextlib.suppress(FileNotFoundError):
-                yield Chip(self.file(f"{path}/label"), int(self.file(f"{path}/ngpio")),
-                           int(self.file(f"{path}/base")), os.path.realpath(f"{path}/device"))
+        return sysfs_chips(self.args.sysfs)
 
     @staticmethod
     def file(path, text=None):
@@ -336,6 +346,15 @@ class SysfsPin(Pin):
 
     def __str__(self):
         return f"sysfs, {self.chip.where + self.bcm}"
+
+
+def sysfs_chips(root):
+    """Os chips que o sysfs mostra, a qualquer usuário. Um que sai enquanto se olha não conta."""
+    read = SysfsPin.file
+    for path in glob.glob(f"{root}/gpiochip*"):
+        with contextlib.suppress(FileNotFoundError):
+            yield Chip(read(f"{path}/label"), int(read(f"{path}/ngpio")),
+                       int(read(f"{path}/base")), os.path.realpath(f"{path}/device"))
 
 
 class Layout:
@@ -406,7 +425,16 @@ EVENT_BYTES = 48
 
 
 class ChardevPin(Pin):
-    """/dev/gpiochipN, ABI v2 (kernel 5.10 em diante): a linha é nossa enquanto o fd viver."""
+    """/dev/gpiochipN, ABI v2 (kernel 5.10 em diante): a linha é nossa enquanto o fd viver.
+
+        chip = open("/dev/gpiochip0")
+        ioctl(chip, GET_CHIPINFO)   o rótulo, e quantas linhas
+        ioctl(chip, GET_LINE)       pede a linha; EBUSY se é de outro. Devolve um descritor só dela
+        ioctl(fd, SET_CONFIG)       sentido e nível
+        ioctl(fd, GET_VALUES)       o nível
+        read(fd)                    espera uma borda
+        close(fd)                   devolve a linha, que em muitos kernels vira entrada
+    """
 
     def chips(self):
         for path in glob.glob("/dev/gpiochip*"):
@@ -417,10 +445,16 @@ class ChardevPin(Pin):
                     info = GET_CHIPINFO.call(chip, name=b"", label=b"")
                 yield Chip(info["label"].rstrip(b"\0").decode(), info["lines"], path, device)
             except PermissionError:
-                yield Chip(None, 0, path, device)
+                if not self.is_stranger(device):
+                    yield Chip(None, 0, path, device)
             except OSError:
                 # Pasta, arquivo comum, nó sem dispositivo: não é um chip.
                 continue
+
+    def is_stranger(self, device):
+        """O sysfs mostra que este chip, que não nos deixam abrir, não é o do conector?"""
+        return any(chip.device == device and chip.label not in CHIPS
+                   for chip in sysfs_chips(self.args.sysfs))
 
     def open(self):
         config = self.config(False)
@@ -498,6 +532,7 @@ class SimulatedPin(Pin):
         self.fifo = path
 
     def write(self, on):
+        """Desenha a lâmpada; em cores só num terminal, e a quem não pediu NO_COLOR."""
         self.lit = on
         text, style = ("(*) LED aceso", "1;33") if on else ("( ) LED apagado", "2")
         if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
@@ -632,7 +667,13 @@ class Change(NamedTuple):
 
 
 class Led:
-    """O LED de um pino. Cada ordem é atendida inteira antes da seguinte."""
+    """O LED de um pino. Cada ordem é atendida inteira antes da seguinte.
+
+        cliente TCP ---.                                     .---> quem pediu LED WATCH
+        botão ---------+--- order() ---> trava ---> pino     |
+        --ao-sair -----'                   |                 |
+        outro programa --- look() ---------+--- mudou? ------+---> terminal e syslog
+    """
 
     def __init__(self, pin):
         self.pin = pin
@@ -671,7 +712,7 @@ class Led:
         except OSError as error:
             return f"ERRO o pino não obedeceu: {explain_pin(error, self.pin.bcm)}"
 
-    def press(self, who):
+    def press(self, who) -> tuple:
         """Um toque no botão deste mesmo processo: inverte o LED. Devolve (ordem, resposta)."""
         with self.lock:
             command = opposite(self.order("LED STATUS", who))
@@ -688,6 +729,7 @@ class Led:
         self.record(on, who)
 
     def record(self, on, who):
+        """Guarda o que se viu ou escreveu; se mudou, avisa, ainda sob a trava, quem assinou."""
         if on == self.lit:
             return
         self.lit = on
@@ -716,6 +758,8 @@ LOGIN_S = 30
 ANSWER_S = 1.5
 # Segundos entre duas olhadas no pino, para avisar do que outro programa fez.
 LOOK_S = 0.5
+# Segundos calado até a primeira pergunta do TCP ("ainda está aí?"), entre duas, e quantas.
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 # Bytes da pilha de cada thread: com os 8 MiB de costume, 512 não caberiam num Pi de 32 bits.
 STACK_BYTES = 256 * 1024
 # O que falta ao sistema para mais um cliente, e um dia volta: o resto é o fim da porta.
@@ -725,6 +769,8 @@ FAILED_PEERS = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, e
                 errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
                 errno.EINTR, errno.ETIMEDOUT, errno.ECONNRESET)
 
+# Ninguém é desligado sem uma palavra: quem se cala é o antepassado em C, que obedece assim mesmo.
+NO_PLACE = "ERRO sem lugar para mais esta conexão"
 NOT_HTTP = "Esta porta obedece a linhas como LED ON, e não a pedidos HTTP.\n".encode()
 
 
@@ -757,8 +803,9 @@ class Client(threading.Thread):
         self.lost = False
 
     def run(self):
+        """A vida de um cliente: TLS, conversa, fim. Nada do que lhe aconteça sai daqui."""
         try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            keep_alive(self.sock)
             self.sock.settimeout(LOGIN_S)
             if self.server.tls:
                 self.sock = self.server.tls.wrap_socket(self.sock, server_side=True)
@@ -776,6 +823,7 @@ class Client(threading.Thread):
             self.release()
 
     def converse(self):
+        """Uma linha, uma resposta. Quem não provou a senha tem uma chance só por conexão."""
         for line in self.lines():
             if self.trusted:
                 self.obey(understand(line).command)
@@ -786,6 +834,7 @@ class Client(threading.Thread):
                 break
 
     def obey(self, command):
+        """Cumpre um comando; LED WATCH é um LED STATUS que não acaba."""
         # A resposta sai antes de qualquer aviso do que vier depois dela.
         with self.led.lock:
             if command == "LED WATCH":
@@ -902,6 +951,15 @@ class Client(threading.Thread):
         self.sock.close()
 
 
+def keep_alive(sock):
+    """Quem assina e some sem se despedir acaba descoberto, em uns dois minutos."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, seconds in KEEPALIVE.items():
+        # Cada sistema tem os seus; um socket que não é TCP, nenhum.
+        if hasattr(socket, name) and sock.family != getattr(socket, "AF_UNIX", None):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
+
+
 def selector_of(sock, event):
     """Espera por um socket só, seja qual for o número dele: select() não passa de 1024."""
     selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
@@ -947,6 +1005,7 @@ class Server:
             client.join(max(0, deadline - time.monotonic()))
 
     def accept(self, listener):
+        """Um cliente, se há lugar; senão ele espera na fila do kernel, sem erro."""
         if len(self.clients) >= MAX_CLIENTS:
             time.sleep(SILENCE_S)
             return
@@ -964,6 +1023,7 @@ class Server:
         self.admit(Client(self, sock, address[0] if address else "::"))
 
     def admit(self, client):
+        """Dá um lugar, e uma thread, se o endereço dele ainda tem parte nos lugares."""
         self.clients.add(client)
         same = sum(other.source == client.source for other in list(self.clients))
         try:
@@ -972,6 +1032,8 @@ class Server:
             client.start()
         except RuntimeError:
             # Ou o sistema não dá mais threads: é este cliente que fica de fora, e só ele.
+            if not self.tls:
+                client.send(NO_PLACE)
             client.release()
 
 
@@ -987,6 +1049,20 @@ MAX_PRESSES = 64
 # Segundos: pausa entre duas tentativas; o que o fim do programa espera por uma entrega em curso.
 RETRY_S = 1
 PARTING_S = 1
+
+
+# Começo do registro com que o TLS recusa o que não entende: alerta, versão 3.x (RFC 8446, 5.1).
+TLS_ALERT = b"\x15\x03"
+# Por que um certificado não serve, pelos números do OpenSSL (X509_V_ERR_...).
+BAD_CERTIFICATES = {
+    9: "ainda não vale: confira o relógio",
+    10: "venceu",
+    18: "é assinado por ele mesmo, e não está em --ca",
+    19: "vem de uma autoridade que não está em --ca",
+    20: "vem de uma autoridade que não está em --ca",
+    62: "é de outro nome",
+    64: "é de outro endereço",
+}
 
 
 class Button:
@@ -1012,6 +1088,7 @@ class Button:
         self.courier.start()
 
     def count(self):
+        """Thread: do pino à fila."""
         try:
             for _ in self.pin.presses(self.house):
                 self.press()
@@ -1019,6 +1096,7 @@ class Button:
             self.house.fail(Failure(f"o botão deixou de responder: {reason(error)}"))
 
     def press(self):
+        """Um toque: quem assina sabe já; o LED, na vez dele."""
         for call in self.watchers:
             call()
         if self.waiting.qsize() >= MAX_PRESSES:
@@ -1027,6 +1105,7 @@ class Button:
             self.waiting.put(time.monotonic())
 
     def hand_over(self):
+        """Thread: da fila ao LED, um toque de cada vez, na ordem em que foram dados."""
         while not self.house.ending:
             born = self.waiting.get()
             self.deliver(born)
@@ -1043,8 +1122,23 @@ class Button:
         self.counter.join(PARTING_S)
 
 
+class Mute(Exception):
+    """O servidor desligou sem uma palavra depois do comando: o led_process em C, que cumpre e cala.
+
+    Não é uma Failure: quem mandou o comando sabe o que isso quer dizer.
+    """
+
+
 class Conversation:
-    """Uma conversa com o servidor: conecta, prova a senha, pergunta. Toda falha vira Failure."""
+    """Uma conversa com o servidor: conecta, prova a senha, pergunta. Toda falha vira Failure.
+
+        with Conversation(args) as conversation:
+            conversation.ask("LED STATUS")       "OK LED OFF"
+            conversation.ask("LED ON")           "OK LED ON"
+
+    A conversa inteira tem um prazo, ANSWER_S: um servidor que responde um byte de cada vez não
+    segura ninguém.
+    """
 
     def __init__(self, args):
         self.args = args
@@ -1113,6 +1207,7 @@ class Conversation:
         return self.accept(reply)
 
     def read_line(self, deadline):
+        """Uma linha, com o seu fim; o fim da conexão também encerra uma."""
         reply = b""
         while not reply.endswith(b"\n") and len(reply) < LINE_LIMIT:
             # Um prazo para todas: o servidor pode gotejar.
@@ -1122,8 +1217,13 @@ class Conversation:
         return reply
 
     def accept(self, reply):
+        """A resposta, própria para mostrar; ou por que não houve uma."""
+        if reply.startswith(TLS_ALERT):
+            raise Failure(f"{self.where} só conversa por TLS: acrescente --tls")
         text = escape(reply.decode("utf-8", "replace").rstrip("\r\n"))
-        if not text:
+        if not text and not (self.answered or self.tls or self.key):
+            raise Mute(f"{self.where} desligou sem responder")
+        if not text or text == NO_PLACE:
             raise Failure(self.explain_end())
         if text.startswith("DESAFIO") and not self.key:
             raise Failure(f"{self.where} pede senha: use o --senha-arquivo de lá")
@@ -1149,20 +1249,36 @@ class Conversation:
         if isinstance(error, socket.timeout):
             return (f"{self.where} não respondeu: endereço errado, firewall, "
                     "ou --tls ou senha de um lado só?")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = BAD_CERTIFICATES.get(error.verify_code, error.verify_message)
+            return (f"o certificado de {self.where} {why} (certificate verify failed). "
+                    "Confira o endereço e --ca")
         if isinstance(error, ssl.SSLError):
-            return f"não foi possível falar com {self.where}: {error}. É TLS? Confira --ca"
+            return (f"não foi possível falar com {self.where}: {error.reason or error}. "
+                    "Lá também é TLS? E pede certificado (--certificado)?")
         return f"não foi possível falar com {self.where}: {reason(error)}"
 
 
 def send_command(args):
     """A resposta em stdout; depois de LED WATCH, uma linha por mudança até Ctrl+C."""
-    with Conversation(args) as conversation:
-        reply = conversation.ask(args.comando)
-        print(reply, flush=True)
-        if not reply.startswith("OK"):
-            return 1
-        while understand(args.comando.encode()).command == "LED WATCH":
-            print(conversation.listen(), flush=True)
+    command = understand(args.comando.encode()).command
+    try:
+        with Conversation(args) as conversation:
+            reply = conversation.ask(args.comando)
+            print(reply, flush=True)
+            if not reply.startswith("OK"):
+                return 1
+            while command == "LED WATCH":
+                print(conversation.listen(), flush=True)
+    except Mute as silence:
+        if command not in ("LED ON", "LED OFF"):
+            raise Failure(f"{silence}: {ANCESTOR}") from None
+        print(f"{silence}: {ANCESTOR}", file=sys.stderr)
+    return 0
+
+
+# O que se diz do antepassado, uma vez.
+ANCESTOR = "deve ser o led_process em C, que cumpre LED ON e LED OFF, e nunca responde"
 
 
 class Delivery:
@@ -1175,22 +1291,47 @@ class Delivery:
     def __init__(self, args, house):
         self.args = args
         self.house = house
+        # O que mandar no próximo toque a quem não responde: o estado, só nós o sabemos.
+        self.turn = None
 
     def deliver(self, born):
+        """Leva um toque, dado no instante born, até que o servidor o cumpra ou ele envelheça."""
+        # Escolhido uma vez: a segunda tentativa repete a ordem, e não pergunta de novo.
         wanted = None
         while True:
             try:
+                wanted = wanted or self.turn
                 with Conversation(self.args) as conversation:
                     wanted = wanted or opposite(conversation.ask("LED STATUS"))
-                    self.house.say(f"toque: {wanted} -> {conversation.ask(wanted)}")
+                    self.report(wanted, conversation.ask(wanted))
+                    self.turn = None
+                    return
+            except Mute as silence:
+                if self.turn:
+                    self.report(wanted, "(sem resposta)")
+                    self.turn = opposite(f"OK {wanted}")
+                    return
+                if wanted is None:
+                    self.house.note(f"{silence}: {ANCESTOR}")
+                    self.turn = "LED ON"
+                elif self.give_up(born, silence):
                     return
             except Failure as error:
-                age = time.monotonic() - born
-                if age >= self.args.validade:
-                    self.house.note(f"toque perdido, {age:.1f} s depois de dado: {error}")
+                if self.give_up(born, error):
                     return
-                self.house.note(f"{error}; o toque espera, nova tentativa em {RETRY_S} s")
-                time.sleep(RETRY_S)
+
+    def report(self, command, reply):
+        self.house.say(f"toque: {command} -> {reply}")
+
+    def give_up(self, born, error):
+        """O toque envelheceu? Se não, espera um pouco, e tenta-se de novo."""
+        age = time.monotonic() - born
+        if age >= self.args.validade:
+            self.house.note(f"toque perdido, {age:.1f} s depois de dado: {error}")
+            return True
+        self.house.note(f"{error}; o toque espera, nova tentativa em {RETRY_S} s")
+        time.sleep(RETRY_S)
+        return False
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1385,7 +1526,12 @@ class Background:
             return False
 
     def launch(self, work):
-        """Um filho faz tudo, e este espera que ele esteja pronto: o que der errado se vê aqui."""
+        """Um filho faz tudo, e este espera que ele esteja pronto: o que der errado se vê aqui.
+
+            este       fork() ---- read() --------------------> exit(0), ou o estado do filho
+                            \\                         ^
+            o filho          porta, pinos, "escutando" '- detach(): noutra sessão, fala no registro
+        """
         if self.pid is not None:
             raise Failure("já está rodando. Para parar: ./led_gpio.py parar")
         os.ftruncate(self.lock, 0)
@@ -1576,21 +1722,16 @@ def tls_name(host):
 
 
 def server_context(args):
-    """O contexto TLS do servidor, ou None. Quem pede parte dele nunca acaba falando em claro."""
+    """O contexto TLS do servidor, ou None."""
     if not args.certificado:
-        if args.chave or args.ca_clientes or args.tls or args.ca or args.sem_verificar:
-            build_parser().error("--chave, --ca-clientes e qualquer TLS no servidor só valem junto "
-                                 "de --certificado")
         return None
     return tls_context(True, args.certificado, args.chave, args.ca_clientes)
 
 
 def client_context(args):
-    """O contexto TLS de quem conecta, ou None."""
-    if not (args.tls or args.ca or args.sem_verificar or args.certificado or args.chave):
+    """O contexto TLS de quem conecta, ou None. Quem pede parte dele não acaba em claro."""
+    if not (args.tls or args.ca or args.sem_verificar or args.certificado):
         return None
-    if args.chave and not args.certificado:
-        build_parser().error("--chave só vale junto de --certificado")
     return tls_context(False, args.certificado, args.chave, args.ca, not args.sem_verificar)
 
 
@@ -1708,7 +1849,10 @@ def leave(led, args, house):
 
 
 def serve(args, ready=lambda house: None):
-    """As ações servidor, botao e iniciar: o LED, o botão, ou os dois no mesmo processo."""
+    """As ações servidor, botao e iniciar: o LED, o botão, ou os dois no mesmo processo.
+
+    ready: chamada quando porta e pinos estão tomados, e nada mais pode faltar.
+    """
     house = House()
     try:
         with contextlib.ExitStack() as stack:
@@ -1722,6 +1866,7 @@ def serve(args, ready=lambda house: None):
 
 
 def operate(args, house, ready, stack):
+    """Toma tudo, põe as partes a trabalhar e espera o fim; `stack` desfaz, na ordem inversa."""
     answer = None
     button = None
     if args.acao != "botao":
@@ -1744,6 +1889,7 @@ def operate(args, house, ready, stack):
 
 
 def ready_button(args, house, stack):
+    """O botão com o seu pino tomado, e quem lhe leva os toques até o LED."""
     pin = stack.enter_context(taken_pin(args, args.botao, False, house))
     if args.acao == "botao":
         # A senha e o TLS: o que lhes falta se diz já, e não ao primeiro toque.
@@ -1758,9 +1904,6 @@ def explain_button(args):
 
 
 def work(args):
-    if args.acao == "iniciar" and args.led == args.botao:
-        build_parser().error(f"o LED e o botão não cabem os dois na GPIO{args.led}: "
-                             "--led N e --botao M, de pinos diferentes")
     if args.fundo:
         return Background().launch(lambda ready: serve(args, ready))
     return serve(args)
@@ -2043,48 +2186,65 @@ def action_first(action, word):
     return shlex.join([prog, action, *rest])
 
 
-def add_options(add, action):
-    """As opções; as de outras ações são aceitas e não aparecem."""
-    file = {"metavar": "ARQUIVO"}
-    bcm = {"type": number(int, 0, HEADER_LINES - 1, "um número BCM"), "metavar": "N"}
-    seconds = {"type": number(float, 0, 10**6, "segundos"), "metavar": "S"}
-    millis = {"type": number(float, 0, 1000, "ms"), "metavar": "MS"}
-    flag = {"action": "store_true"}
-    led = {"servidor", "iniciar"}
-    button = {"botao", "iniciar"}
-    client = {"botao", "enviar"}
+# Quem usa cada opção.
+LED = {"servidor", "iniciar"}
+BUTTON = {"botao", "iniciar"}
+CLIENT = {"botao", "enviar"}
+
+
+def add_options(parser, action):
+    """As opções; as de outras ações são aceitas e não aparecem. Devolve estas, e o que valem."""
+    strangers = {}
 
     def option(actions, name, text, **settings):
         if action not in actions:
             text = argparse.SUPPRESS
-        add(name, help=text, **settings)
+        added = parser.add_argument(name, help=text, **settings)
+        if action not in actions:
+            strangers[name] = added.default
 
-    option(led | button, "--gpio", "como falar com os pinos (padrão: auto, o que houver)",
+    add_pin_options(option)
+    add_network_options(option)
+    option(LED | BUTTON, "--fundo", "em segundo plano, até ./led_gpio.py parar",
+           action="store_true")
+    return strangers
+
+
+def add_pin_options(option):
+    bcm = {"type": number(int, 0, HEADER_LINES - 1, "um número BCM"), "metavar": "N"}
+    millis = {"type": number(float, 0, 1000, "ms"), "metavar": "MS"}
+    option(LED | BUTTON, "--gpio", "como falar com os pinos (padrão: auto, o que houver)",
            choices=("auto", *PINS), default="auto")
-    option(led, "--led", "pino do LED, em número BCM (padrão: 17)", default=17, **bcm)
-    option(button, "--botao", "pino do botão, que o liga ao GND (padrão: 4)", default=4, **bcm)
-    option(led, "--ativo-baixo", "o LED acende com o pino em 0", **flag)
-    option(led, "--ao-sair", "o LED no fim (padrão: apagar)",
+    option(LED, "--led", "pino do LED, em número BCM (padrão: 17)", default=17, **bcm)
+    option(BUTTON, "--botao", "pino do botão, que o liga ao GND (padrão: 4)", default=4, **bcm)
+    option(LED, "--ativo-baixo", "o LED acende com o pino em 0", action="store_true")
+    option(LED, "--ao-sair", "o LED no fim (padrão: apagar)",
            choices=("manter", "apagar", "acender"), default="apagar")
-    option(button, "--repique", "o botão só vale parado há MS ms (padrão: 50)", default=50, **millis)
+    option(BUTTON, "--repique", "o botão só vale parado há MS ms (padrão: 50)",
+           default=50, **millis)
+    option(BUTTON, "--fifo", "o botão simulado (padrão: %(default)s)", default="/tmp/tcp_file",
+           metavar="ARQUIVO")
+    option(LED | BUTTON, "--sysfs", "outra árvore, para testes (padrão: %(default)s)",
+           default="/sys/class/gpio", metavar="RAIZ")
+
+
+def add_network_options(option):
+    file = {"metavar": "ARQUIVO"}
+    flag = {"action": "store_true"}
+    seconds = {"type": number(float, 0, 10**6, "segundos"), "metavar": "S"}
     option({"botao"}, "--validade", "quanto insistir na entrega de um toque (padrão: 30)",
            default=30, **seconds)
-    option(led, "--ocioso", "desliga quem passa S segundos calado; 0: nunca (padrão: 300)",
+    option(LED, "--ocioso", "desliga quem passa S segundos calado; 0: nunca (padrão: 300)",
            default=300, **seconds)
-    option(led | client, "--senha-arquivo", "a senha que o cliente prova saber, a mesma dos dois",
+    option(LED | CLIENT, "--senha-arquivo", "a senha que o cliente prova saber, a mesma dos dois",
            **file)
-    option(led, "--sem-senha", "aceita ordens de qualquer um na rede", **flag)
-    option(led | client, "--certificado", "o deste lado (PEM); no servidor, liga o TLS", **file)
-    option(led | client, "--chave", "a chave dele, se não está no mesmo arquivo", **file)
-    option(led, "--ca-clientes", "exige dos clientes um certificado desta autoridade", **file)
-    option(client, "--tls", "cifra a conversa e confere o certificado do servidor", **flag)
-    option(client, "--ca", "confia nesta autoridade, ou neste certificado", **file)
-    option(client, "--sem-verificar", "cifra, mas não confere com quem fala", **flag)
-    option(button, "--fifo", "o botão simulado (padrão: %(default)s)", default="/tmp/tcp_file",
-           **file)
-    option(led | button, "--fundo", "em segundo plano, até ./led_gpio.py parar", **flag)
-    option(led | button, "--sysfs", "outra árvore, para testes (padrão: %(default)s)",
-           default="/sys/class/gpio", metavar="RAIZ")
+    option(LED, "--sem-senha", "aceita ordens de qualquer um na rede", **flag)
+    option(LED | CLIENT, "--certificado", "o deste lado (PEM); no servidor, liga o TLS", **file)
+    option(LED | CLIENT, "--chave", "a chave dele, se não está no mesmo arquivo", **file)
+    option(LED, "--ca-clientes", "exige dos clientes um certificado desta autoridade", **file)
+    option(CLIENT, "--tls", "cifra a conversa e confere o certificado do servidor", **flag)
+    option(CLIENT, "--ca", "confia nesta autoridade, ou neste certificado", **file)
+    option(CLIENT, "--sem-verificar", "cifra, mas não confere com quem fala", **flag)
 
 
 def add_action(actions, action):
@@ -2102,7 +2262,7 @@ def add_action(actions, action):
             help="do LED (padrão: %(default)s)")
         add("porta", nargs="?", default=5555, type=port_number, metavar="PORTA",
             help="do LED (padrão: %(default)s)")
-    add_options(add, action)
+    parser.set_defaults(strangers=add_options(parser, action))
     version = f"{os.path.basename(sys.argv[0])} {VERSION}"
     add("--version", action="version", version=version, help="mostra a versão e sai")
 
@@ -2115,6 +2275,7 @@ def led_command(text):
 
 
 def build_parser():
+    """Uma ação, um parser: cada uma mostra só as suas opções."""
     parser = Parser(description=ABOUT["servidor"])
     actions = parser.add_subparsers(metavar="AÇÃO")
     for action in ACTIONS:
@@ -2122,14 +2283,43 @@ def build_parser():
     return parser
 
 
+def check(args):
+    """O que não combina, dito antes de tomar qualquer coisa."""
+    error = build_parser().error
+    if args.acao == "iniciar" and args.led == args.botao:
+        error(f"o LED e o botão não cabem os dois na GPIO{args.led}: --led N e --botao M, de pinos "
+              "diferentes")
+    if args.certificado:
+        return
+    parts = (args.chave, args.ca_clientes, args.tls, args.ca, args.sem_verificar)
+    if args.acao in LED and any(parts):
+        error("--chave, --ca-clientes e qualquer TLS no servidor só valem junto de --certificado")
+    if args.chave:
+        error("--chave só vale junto de --certificado")
+
+
+def warn_about(args):
+    """Uma opção que só outra ação usa é aceita, e não em silêncio."""
+    for flag, default in args.strangers.items():
+        if getattr(args, flag.strip("-").replace("-", "_")) != default:
+            print(f"aviso: {flag} não muda nada em {args.acao}", file=sys.stderr)
+
+
+def act(args):
+    check(args)
+    warn_about(args)
+    return ACTIONS[args.acao](args)
+
+
 def main(argv=None):
+    """Sem ação, é o servidor: ./led_gpio.py 0.0.0.0 5555"""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] not in ACTIONS:
         argv.insert(0, "servidor")
     # Sem aspas também vale: enviar LED ON
     if argv[:2] == ["enviar", "LED"]:
         argv[1:3] = [" ".join(argv[1:3])]
-    return run(build_parser, lambda args: ACTIONS[args.acao](args), argv)
+    return run(build_parser, act, argv)
 
 if __name__ == "__main__":
     sys.exit(main())

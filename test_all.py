@@ -34,6 +34,7 @@ import json
 import math
 import os
 import pathlib
+import queue
 import random
 import re
 import select
@@ -5176,6 +5177,9 @@ class TestRawServerEnlaceRuim(RawTestCase):
                                                status=1), "nenhum servidor")
 
 
+# ---------------------------------------------------------------------------------------------
+# led_gpio.py
+
 # Roda led_gpio.py sobre a árvore de FakeSysfs com a parte do kernel que uma pasta não tem: escrever "high" ou "low"
 # em `direction` põe o nível em `value`, e escrever em `value` de uma entrada é EPERM.
 LED_LOADER = LOADER.replace("sys.exit(", """
@@ -5266,9 +5270,160 @@ class LedTestCase(ScriptTestCase):
         conn.expect(b"OK LED OFF\n")
         return conn
 
+    def spawn_on(self, tree, *args, **options):
+        return self.spawn("led_gpio.py", "127.0.0.1", 0, "--sysfs", tree.root, *args, **options)
 
-class TestLedProtocolo(LedTestCase):
-    """As linhas, os comandos e a senha de led_gpio.py."""
+    def secret(self, text="uma senha de teste"):
+        path = self.folder() / "senha"
+        path.write_text(text + "\n")
+        path.chmod(0o600)
+        return path
+
+    def button(self, port, *args, **options):
+        child = self.spawn("led_gpio.py", "botao", "127.0.0.1", port, "--gpio", "simulado",
+                           "--fifo", self.folder() / "fifo", *args, ready=None, **options)
+        child.expect_error("à espera de toques")
+        return child
+
+    def dripping(self, head=b""):
+        """Um servidor que diz head e depois um byte de cada vez, sem nunca acabar uma linha: (porta, Event do fim)."""
+        done, listener = threading.Event(), socket.create_server(("127.0.0.1", 0))
+
+        def drip():
+            with contextlib.suppress(OSError), listener, listener.accept()[0] as conn:
+                conn.sendall(head)
+                while not done.wait(0.02):
+                    conn.send(b"O")
+        thread = threading.Thread(target=drip)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(done.set)
+        return listener.getsockname()[1]
+
+
+class FakeSysfs:
+    """Uma árvore como /sys/class/gpio: `export` e `unexport` são FIFOs, e uma thread faz o papel do kernel."""
+
+    FILES = {"direction": "in\n", "value": "1\n", "active_low": "0\n", "edge": "none\n"}
+
+    def __init__(self, case, chips=(("gpiochip512", "pinctrl-bcm2835", 512, 54),), **lines):
+        self.root, self.unexported, self.fresh = case.folder(), [], {}
+        for chip in chips:
+            self.chip(*chip)
+        self.fds = {}
+        for name in ("export", "unexport"):
+            os.mkfifo(self.root / name)
+            self.fds[os.open(self.root / name, os.O_RDWR)] = name
+        self.wake, self.awake = os.pipe()
+        self.thread = threading.Thread(target=self.kernel)
+        self.thread.start()
+        case.addCleanup(self.close)
+
+    def chip(self, name, label, base, lines_count):
+        (self.root / "new").mkdir()
+        for file, value in (("label", label), ("base", base), ("ngpio", lines_count)):
+            (self.root / "new" / file).write_text(f"{value}\n")
+        (self.root / "new").rename(self.root / name)
+
+    def kernel(self):
+        while True:
+            ready = select.select([*self.fds, self.wake], [], [])[0]
+            if self.wake in ready:
+                return
+            for fd in ready:
+                line = int(os.read(fd, 100))
+                if self.fds[fd] == "export":
+                    self.add(line, **self.fresh)
+                else:
+                    self.unexported.append((line, self.get(line, "value"), self.get(line, "direction")))
+                    shutil.rmtree(self.root / f"gpio{line}")
+
+    def add(self, line, **files):
+        folder = self.root / "new"
+        folder.mkdir()
+        for name, value in {**self.FILES, **files}.items():
+            (folder / name).write_text(value)
+        folder.rename(self.root / f"gpio{line}")  # de uma vez, como o kernel
+
+    def get(self, line, name):
+        return (self.root / f"gpio{line}" / name).read_text().strip()
+
+    def put(self, line, name, value):
+        (self.root / f"gpio{line}" / name).write_text(value)
+
+    def close(self):
+        os.write(self.awake, b"x")
+        self.thread.join()
+        for fd in (*self.fds, self.wake, self.awake):
+            os.close(fd)
+
+
+class TestLedGpioNaive(LedTestCase):
+    """O programa da docstring, que roda; e o que lhe falta, ao lado do nosso."""
+
+    def naive(self):
+        """(porta, arquivo `value`): o programa ingênuo no ar, sobre um arquivo que faz de pino."""
+        value, port = self.folder() / "value", free_port()
+        value.write_text("0")
+        code = naive_program("led_gpio.py").replace("/sys/class/gpio/gpio17/value", str(value))
+        code = code.replace("5555", str(port))
+        code = code.replace("while True:", "print('escutando em 127.0.0.1', flush=True)\nwhile True:")
+        child = Child(self, [sys.executable, "-c", "import socket\n" + code], None, child_env(), False, None)
+        self.addCleanup(child.cleanup)
+        child.expect(READY)
+        child.host, child.port = "127.0.0.1", port
+        return child, value
+
+    def test_it_lights(self):
+        child, value = self.naive()
+        conn = self.connect(child)
+        conn.send(b"LED ON")
+        conn.expect_eof()
+        self.assertEqual(value.read_text(), "1")
+
+    def test_an_order_in_two_pieces(self):
+        """O ingênuo toma um recv() por uma ordem, e perde a que chega em dois."""
+        child, value = self.naive()
+        for server, lit in ((child, False), (self.serve(), True)):
+            conn = self.connect(server)
+            conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            conn.send(b"LED")
+            if not lit:
+                conn.expect_eof()
+                self.assertEqual(value.read_text(), "0")
+            else:
+                conn.send(b" ON\n")
+                conn.expect(b"OK LED ON\n")
+
+    def test_somebody_says_nothing(self):
+        """Diante de um mudo, o ingênuo não atende mais ninguém."""
+        child, value = self.naive()
+        for server, answers in ((child, False), (self.serve(), True)):
+            mute, other = self.connect(server), self.connect(server)
+            other.send(b"LED ON")
+            if answers:
+                other.expect(b"OK LED ON\n")
+            else:
+                mute.close()  # só quando o mudo se vai é que o outro é ouvido
+                other.expect_eof()
+                self.assertEqual(value.read_text(), "1")
+
+    def test_another_kernel(self):
+        """Onde a GPIO17 é 529, o arquivo do ingênuo não existe, e a primeira ordem o derruba."""
+        child, value = self.naive()
+        value.unlink()
+        value.parent.rmdir()
+        conn = self.connect(child)
+        conn.send(b"LED ON")
+        conn.expect_eof()
+        self.assertEqual(child.wait(), 1)
+        self.assertIn("FileNotFoundError", child.errors())
+        child.stderr.truncate(0)
+        value.parent.mkdir()
+
+
+class TestLedGpioOrder(LedTestCase):
+    """As linhas e os comandos, em bytes."""
 
     def test_lines_whatever_the_end_and_the_packets(self):
         """Cada fim de linha, com os bytes cortados em qualquer ponto, dá as mesmas linhas."""
@@ -5310,10 +5465,509 @@ class TestLedProtocolo(LedTestCase):
             self.assertLessEqual(len(rest), self.led.LINE_LIMIT + 1)
         self.assertGreater(count, 1000)
 
-    def test_proof(self):
-        """RFC 4231, caso 2; e o mesmo que o openssl do README calcula."""
-        self.assertEqual(self.led.proof(b"Jefe", "what do ya want for nothing?"),
-                         "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843")
+    def test_dialect(self):
+        """S1: todo método, do começo ao primeiro fim de linha; e o que ainda pode vir a ser HTTP espera."""
+        table = {
+            "": (b"", b"\r\n", b"G", b"GET", b"GET ", b"GET /", b"POST /a HTTP/1.1\r"),
+            "http": (b"GET / HTTP/1.1\r\n", b"GET /\n", b"\r\nPOST / HTTP/1.1\r\n\r\nLED ON\n",
+                     b"OPTIONS * HTTP/1.1\r\n", b"CONNECT a:80 HTTP/1.1\r\n", b"LED /ON HTTP/1.1\n",
+                     b"x-y!z http://a/ HTTP/1.0\n", b"POST /" + b"x" * 999),
+            "linhas": (b"LED ON", b"LED ON\0", b"RESPOSTA abc", b"LED\n", b"x" * 999, b"\x16\x03\x01",
+                       b"led  off", b"/ \n"),
+        }
+        for wanted, starts in table.items():
+            for start in starts:
+                self.assertEqual(self.led.dialect(start), wanted, start)
+
+
+
+class TestLedGpioPin(LedTestCase):
+    """Os três caminhos até o pino: números, sysfs (uma árvore falsa), dispositivo de caracteres, simulação."""
+
+    def test_number_by_label_and_base(self):
+        """GPIO17 é 17, 529, 588: pelo rótulo e pela base, com linhas bastantes; nunca pelo número do chip."""
+        soc = [("gpiochip512", "gpio-brcmstb@107d508500", 512, 32), ("gpiochip544", "gpio-brcmstb@107d517c00", 544, 17)]
+        for chips, line in (([("gpiochip0", "pinctrl-bcm2835", 0, 54)], 17),
+                            ([("gpiochip512", "pinctrl-bcm2711", 512, 58)], 529),
+                            (soc + [("gpiochip571", "pinctrl-rp1", 571, 54)], 588),
+                            ([("gpiochip100", "pinctrl-rp1", 100, 4), ("gpiochip399", "pinctrl-rp1", 399, 54)], 416),
+                            (soc, None)):
+            tree = FakeSysfs(self, chips)
+            args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
+            if line is None:
+                with self.assertRaisesRegex(self.led.Failure, "pinctrl-rp1"), \
+                        self.led.taken_pin(args, 17, True, FakeHouse()):
+                    pass
+            else:
+                with self.led.taken_pin(args, 17, True, FakeHouse()) as pin:
+                    self.assertEqual((str(pin), tree.get(line, "direction")), (f"sysfs, {line}", "low"))
+
+    def test_led_on_a_new_kernel(self):
+        """auto acha o sysfs, exporta 529, obedece, apaga e devolve a linha no fim."""
+        tree = FakeSysfs(self)
+        server = self.spawn_on(tree)
+        server.expect_error("GPIO17: sysfs, 529")
+        self.assertEqual((tree.get(529, "direction"), tree.get(529, "value")), ("out", "0"))
+        for command, value in ((b"LED ON", "1"), (b"LED OFF", "0"), (b"LED TOGGLE", "1")):
+            self.ask(server, command)
+            self.assertEqual(tree.get(529, "value"), value)
+        server.stop()
+        self.assertEqual(tree.unexported, [(529, "0", "out")])
+
+    def test_end_by_any_signal(self):
+        """--ao-sair vale para qualquer sinal que encerre; --ativo-baixo inverte."""
+        hangup = signal.SIGALRM if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else signal.SIGHUP  # sob nohup
+        table = ((signal.SIGINT, "apagar", "0"), (hangup, "acender", "1"), (signal.SIGQUIT, "manter", "1"),
+                 (signal.SIGUSR1, "apagar", "0"))
+        for number, choice, value in table:
+            with self.subTest(number=number):
+                tree = FakeSysfs(self)
+                server = self.spawn_on(tree, "--ao-sair", choice)
+                self.ask(server, b"LED ON")
+                server.stop(number)
+                self.until(lambda: tree.unexported, "a linha ser devolvida")
+                self.assertEqual(tree.unexported, [(529, value, "out")])
+
+    def test_active_low(self):
+        tree = FakeSysfs(self)
+        tree.add(529, direction="out\n", value="0\n", active_low="1\n")
+        server = self.spawn_on(tree, "--ativo-baixo")
+        self.assertEqual((tree.get(529, "active_low"), tree.get(529, "value")), ("0", "0"))
+        self.assertEqual(tree.get(529, "writes").split(), ["active_low=0", "direction=low"])
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED ON")  # estava aceso (nível 0), e aceso ficou
+        self.ask(server, b"LED OFF")
+        self.assertEqual(tree.get(529, "value"), "1")
+
+    def test_line_exported_before(self):
+        """A linha que já existia serve, o LED aceso não pisca (`high`, nunca `out`), e não é devolvida por nós."""
+        tree = FakeSysfs(self)
+        tree.add(529, direction="out\n", value="1\n")
+        server = self.spawn_on(tree, "--ao-sair", "manter")
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED ON")
+        self.assertEqual(tree.get(529, "writes").split(), ["active_low=0", "direction=high"])
+        server.stop()
+        self.assertEqual((tree.unexported, tree.get(529, "value")), ([], "1"))
+
+    def test_fresh_line_starts_off(self):
+        """Recém-exportada, a linha pode dizer `out` com um nível que ninguém pediu: o LED começa apagado."""
+        tree = FakeSysfs(self)
+        tree.fresh = {"direction": "out\n", "value": "0\n"}
+        self.spawn_on(tree, "--ativo-baixo")
+        self.assertEqual(tree.get(529, "value"), "1")
+
+    def test_somebody_unexports_it(self):
+        tree = FakeSysfs(self)
+        server = self.spawn_on(tree)
+        shutil.rmtree(tree.root / "gpio529")
+        self.assertEqual(self.ask(server, b"LED ON"), b"OK LED ON")
+        self.assertEqual(tree.get(529, "value"), "1")
+
+    def open_with(self, failures):
+        """Abre GPIO17 numa árvore falsa em que escrever em `direction` ou `export` falha como em `failures`."""
+        tree = FakeSysfs(self)
+        def fake(path, mode="r"):
+            name = os.path.basename(path)
+            if mode == "w" and failures.get(name):
+                code = failures[name].pop(0)
+                raise OSError(code, os.strerror(code), path)
+            return open(path, mode)
+        args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
+        with mock.patch.object(self.led, "open", fake, create=True), mock.patch.object(self.led, "UDEV_S", 0.1), \
+                self.led.taken_pin(args, 17, True, FakeHouse()) as pin:
+            pin.write(True)
+            self.assertEqual(tree.get(529, "direction"), "high")
+        return tree
+
+    def test_permission_comes_a_moment_later(self):
+        """EACCES logo após o export: insiste por um tempo limitado; se não muda, diz como entrar no grupo."""
+        self.open_with({"direction": [errno.EACCES] * 3})
+        with self.assertRaisesRegex(self.led.Failure, "GPIO17.*usermod -aG gpio"), \
+                mock.patch.object(self.led, "group_of", lambda path: "gpio"):
+            self.open_with({"direction": [errno.EACCES] * 10**6})
+
+    def test_busy(self):
+        with self.assertRaisesRegex(self.led.Failure, "GPIO17.*em uso.*gpioinfo"):
+            self.open_with({"export": [errno.EBUSY]})
+
+    def test_line_is_given_back_when_opening_fails(self):
+        with self.assertRaises(self.led.Failure):
+            tree = FakeSysfs(self)
+            args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
+            with mock.patch.object(self.led.SysfsPin, "level_now", side_effect=OSError(errno.EIO, "x")):
+                with self.led.taken_pin(args, 17, True, FakeHouse()):
+                    pass
+        self.until(lambda: tree.unexported, "a linha ser devolvida")
+
+    def test_chardev(self):
+        """Sem sysfs, o dispositivo de caracteres com o rótulo certo, seja qual for o número; pedido de 592 bytes."""
+        led, folder = self.led, self.folder()
+        sizes = {led.GET_CHIPINFO: 68, led.GET_LINEINFO: 256, led.GET_LINE: 592, led.SET_CONFIG: 272,
+                 led.GET_VALUES: 16}
+        for layout, size in sizes.items():
+            self.assertEqual((layout.struct.size, layout.number >> 16 & 0x3fff), (size, size))
+        labels = {"gpiochip0": (b"gpio-brcmstb@107d508500", 32), "gpiochip4": (b"pinctrl-rp1", 54)}
+        for name in labels:
+            (folder / name).write_text("")
+        calls, values = [], []
+
+        def ioctl(file, operation, data):
+            calls.append(operation)
+            if operation == led.GET_CHIPINFO.number:
+                return struct.pack("=32s32sI", b"", *labels[os.path.basename(file.name)])
+            if operation == led.GET_LINE.number:
+                line = led.GET_LINE.unpack(data)
+                self.assertEqual((line["offset"], line["consumer"].rstrip(b"\0"), line["num_lines"], line["flags"]),
+                                 (17, b"led_gpio", 1, 0x8 | 0x2))
+                self.assertEqual((line["attr_id"], line["attr_value"]), (2, 0), "começa apagado")
+                return data[:-4] + struct.pack("=i", os.open(os.devnull, os.O_RDWR))
+            if operation == led.SET_CONFIG.number:
+                config = led.SET_CONFIG.unpack(data)
+                values.append((config["flags"], config["attr_value"], config["attr_lines"]))
+            return data
+        args, house = self.parse("servidor", "--sysfs", "/nao/existe", "--ativo-baixo"), FakeHouse()
+        with mock.patch.object(led.fcntl, "ioctl", ioctl), \
+                mock.patch.object(led.glob, "glob", lambda path: sorted(map(str, folder.glob(path[5:])))
+                                  if path.startswith("/dev/") else []):
+            with led.taken_pin(args, 17, True, house) as line:
+                line.write(True)
+                fd = line.fd
+        self.assertRaises(OSError, os.fstat, fd)  # fechar devolve a linha
+        self.assertEqual(values, [(0x8 | 0x2, 1, 1)])
+        self.assertRegex(house.said[0], "chardev.*gpiochip4")
+
+    def test_no_chip(self):
+        for kind in ("sysfs", "chardev"):
+            chips = self.led.ChardevPin(self.parse("servidor"), 17, True, None).chips() if kind == "chardev" else ()
+            if any(chip.label in self.led.CHIPS for chip in chips):
+                self.skipTest("esta máquina é um Raspberry Pi")
+            result = self.run_script("led_gpio.py", "127.0.0.1", 0, "--gpio", kind, "--sysfs", self.folder())
+            self.assert_one_line_error(result, "pinctrl-rp1", "--gpio simulado")
+
+    def test_lamp(self):
+        """Cor só num terminal e sem NO_COLOR; num cano, texto limpo. O registro diz o que o programa em C dizia."""
+        for tty, env, wanted in ((True, {}, "\x1b\\[1;33m\\(\\*\\) LED aceso"),
+                                 (True, {"NO_COLOR": "1"}, r"^\(\*\) LED aceso\r?$"),
+                                 (False, {}, r"^\(\*\) LED aceso$")):
+            with self.subTest(tty=tty, env=env):
+                server = self.serve(tty=tty, env=env)
+                self.ask(server, b"LED ON")
+                server.expect(wanted)
+                server.expect_error("^LED Status: On$")
+                server.stop()  # apagado no fim, e isto também se registra
+                server.expect_error("^LED Status: Off$")
+
+    def test_fifo(self):
+        """Criada só para o dono, `echo 0` é um toque, some no fim; o que não for uma FIFO nossa é recusado."""
+        fifo, server = self.folder() / "fifo", self.serve()
+        args = ("botao", "127.0.0.1", server.port, "--gpio", "simulado", "--fifo", fifo)
+        button = self.spawn("led_gpio.py", *args, ready=None, stdin=subprocess.DEVNULL)
+        button.expect_error("à espera")
+        self.assertEqual(stat.S_IMODE(fifo.stat().st_mode), 0o600)
+        for wanted in ("ON", "OFF"):
+            fifo.write_text("0\n")
+            button.expect(f"^toque: LED {wanted} -> OK LED {wanted}$")
+        button.stop()
+        self.assertFalse(fifo.exists())
+
+    def test_fifo_of_another_button(self):
+        """A FIFO de um botão que roda não serve a outro, nem some quando o outro desiste; a de um que morreu serve."""
+        fifo, server = self.folder() / "fifo", self.serve()
+        args = ("botao", "127.0.0.1", server.port, "--gpio", "simulado", "--fifo", fifo)
+        button = self.spawn("led_gpio.py", *args, ready=None, stdin=subprocess.DEVNULL, status=None)
+        button.expect_error("à espera")
+        second = self.run_script("led_gpio.py", *args)
+        self.assertRegex(second.err, "erro: .*já tem quem a leia.*--fifo OUTRO\n\\Z")
+        fifo.write_text("0\n")
+        button.expect("^toque: LED ON -> OK LED ON$")
+        button.kill()
+        button.wait()
+        heir = self.spawn("led_gpio.py", *args, ready=None, stdin=subprocess.DEVNULL)
+        heir.expect_error("à espera")
+
+    def test_fifo_refused(self):
+        pin = self.led.SimulatedPin
+        for kind in ("file", "link", "open to others", "device", "folder", "not ours"):
+            with self.subTest(kind):
+                path = self.folder() / "x"
+                if kind == "file":
+                    path.write_text("meu")
+                    path.chmod(0o600)
+                elif kind == "link":
+                    os.mkfifo(path.with_name("y"), 0o600)
+                    path.symlink_to("y")
+                elif kind == "open to others":
+                    os.mkfifo(path)
+                    path.chmod(0o666)
+                elif kind == "device":
+                    path = pathlib.Path("/dev/null")
+                elif kind == "folder":
+                    path.mkdir(0o700)
+                else:
+                    if os.geteuid():
+                        self.skipTest("só root cria um arquivo de outro dono")
+                    os.mkfifo(path, 0o600)
+                    os.chown(path, 65534, 65534)
+                before = os.lstat(path)
+                with self.assertRaisesRegex(self.led.Failure, f"ls -l {path}.*echo.*rm.*--fifo"):
+                    pin(types.SimpleNamespace(fifo=str(path)), 4, False, None).open()
+                after = os.lstat(path)
+                self.assertEqual((before.st_ino, before.st_size, before.st_mode),
+                                 (after.st_ino, after.st_size, after.st_mode))
+
+    def test_another_program_leaves_it_as_an_input(self):
+        """L12: cada ordem afirma sentido e nível, e o LED obedece na hora."""
+        tree = FakeSysfs(self)
+        server = self.spawn_on(tree)
+        for command, level in ((b"LED ON", "high"), (b"LED ON", "high"), (b"LED OFF", "low")):
+            tree.put(529, "direction", "in\n")
+            self.assertEqual(self.ask(server, command), b"OK " + command)
+            self.assertEqual((tree.get(529, "direction"), tree.get(529, "writes").split()[-1]),
+                             ("out", f"direction={level}"))
+
+    def test_no_retry_after_the_beginning(self):
+        """L12: EACCES só se espera logo depois do nosso export; numa ordem, a resposta é na hora."""
+        tree = FakeSysfs(self)
+        args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
+        with self.led.taken_pin(args, 17, True, FakeHouse()) as pin:
+            led = self.led.Led(pin)
+            denied = PermissionError(errno.EACCES, "x", f"{tree.root}/gpio529/direction")
+            with mock.patch.object(self.led, "open", side_effect=denied, create=True) as opened, \
+                    mock.patch.object(self.led.time, "sleep") as sleep:
+                self.assertRegex(led.order("LED ON", ""), "^ERRO o pino não obedeceu: .*não é deste usuário")
+            self.assertEqual((opened.call_count, sleep.call_count), (1, 0))
+
+    def test_chip_removed_and_back(self):
+        """C10, P9: um chip que sai é dito em uma linha; de volta com outro número, é achado pelo rótulo."""
+        tree = FakeSysfs(self)
+        server = self.spawn_on(tree)
+        for path in ("gpio529", "gpiochip512"):
+            shutil.rmtree(tree.root / path)
+        self.assertEqual(self.ask(server, b"LED ON").decode(),
+                         "ERRO o pino não obedeceu: o chip da GPIO17 não está mais aqui")
+        tree.chip("gpiochip600", "pinctrl-bcm2835", 600, 54)
+        self.assertEqual(self.ask(server, b"LED ON"), b"OK LED ON")
+        self.assertEqual(tree.get(617, "value"), "1")
+        shutil.rmtree(tree.root / "gpio617")
+        shutil.rmtree(tree.root / "gpiochip600")
+        server.stop()
+        self.assertRegex(server.errors(), "ERRO o pino não obedeceu: o chip da GPIO17 não está mais aqui\n\\Z")
+
+    def device(self, tree, name, path, declared=False):
+        """O dispositivo de um chip, em /sys/devices; declarado pela placa, tem of_node."""
+        device = tree.root / "devices" / path
+        device.mkdir(parents=True)
+        if declared:
+            (device / "of_node").mkdir()
+        (tree.root / name / "device").symlink_to(device)
+
+    def test_two_chips_with_the_same_label(self):
+        """C10: o da placa vence o de teste; entre iguais, o primeiro em /sys/devices: o número não conta."""
+        for first, second, declared, line in (("platform/a.2", "platform/a.10", (), 1017),
+                                              ("platform/b", "platform/a", (), 17),
+                                              ("platform/b", "platform/a", ("platform/b",), 1017),
+                                              ("platform/b", "platform/a", ("platform/a", "platform/b"), 17)):
+            tree = FakeSysfs(self, [("gpiochip1000", "pinctrl-rp1", 1000, 54), ("gpiochip0", "pinctrl-rp1", 0, 54)])
+            self.device(tree, "gpiochip1000", first, first in declared)
+            self.device(tree, "gpiochip0", second, second in declared)
+            args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
+            with self.led.taken_pin(args, 17, True, FakeHouse()) as pin:
+                self.assertEqual(str(pin), f"sysfs, {line}", (first, second, declared))
+
+    def test_left_as_it_was_is_found_as_it_was(self):
+        """C11: com --ao-sair manter, a linha que o kernel deixou acesa continua acesa, sem piscar."""
+        tree = FakeSysfs(self)
+        tree.fresh = {"direction": "out\n", "value": "1\n"}
+        server = self.spawn_on(tree, "--ao-sair", "manter")
+        self.assertEqual(tree.get(529, "writes").split(), ["active_low=0", "direction=high"])
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED ON")
+
+    def chardev(self, *words, output=True, refused=(), files=("gpiochip0",), flags=0, level=0):
+        """Toma a linha por um /dev de mentira; devolve (pin, o que o kernel ouviu), já fechado."""
+        led, folder, heard = self.led, self.folder(), []
+        for name in files:
+            (folder / name).write_text("")
+
+        def ioctl(file, operation, data):
+            if operation == led.GET_CHIPINFO.number:
+                return struct.pack("=32s32sI", b"", b"pinctrl-rp1", 54)
+            if operation == led.GET_LINEINFO.number:
+                return led.GET_LINEINFO.pack(name=b"", consumer=b"", flags=flags)
+            if operation == led.GET_VALUES.number:
+                return led.GET_VALUES.pack(bits=level)
+            if operation == led.GET_LINE.number:
+                heard.append(led.GET_LINE.unpack(data))
+                return data[:-4] + struct.pack("=i", os.open(os.devnull, os.O_RDWR))
+            heard.append(led.SET_CONFIG.unpack(data))
+            return data
+
+        def fake_open(path, mode="r"):
+            if os.path.basename(path) in refused or os.path.basename(path) in ("export", "gpiochip9"):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return open(path, mode)
+
+        def fake_glob(path):
+            return sorted(map(str, folder.glob(path[5:]))) if path.startswith("/dev/") else real(path)
+        real = led.glob.glob
+        with mock.patch.object(led.fcntl, "ioctl", ioctl), mock.patch.object(led.glob, "glob", fake_glob), \
+                mock.patch.object(led, "open", fake_open, create=True):
+            args = self.parse(*words)
+            with led.taken_pin(args, 17 if output else args.botao, output, FakeHouse()) as pin:
+                if output:
+                    led.Led(pin).order("LED ON", "")
+                return pin, heard
+
+    def test_chardev_as_found(self):
+        """C11 pelo chardev: a saída que já estava em 1 é pedida sem sentido, lida, e pedida em 1."""
+        for flags, level, wanted in ((0x8, 1, 1), (0x8, 0, 0), (0x4, 1, 0)):
+            pin, heard = self.chardev("servidor", "--sysfs", "/nao/existe", "--ao-sair", "manter",
+                                      flags=flags, level=level)
+            asked = [(line["flags"], line["attr_value"]) for line in heard]
+            self.assertEqual(asked, [(0, 0)] * (flags == 0x8) + [(0x8, wanted), (0x8, 1)])
+
+    def test_could_not_look_is_not_nothing_there(self):
+        """L14: sem sysfs e fora do grupo, nada se simula; o grupo é o do arquivo."""
+        for gpio in ("auto", "chardev"):
+            with self.assertRaisesRegex(self.led.Failure, "gpiochip0 é do grupo dialout.*usermod -aG dialout"), \
+                    mock.patch.object(self.led, "group_of", lambda path: "dialout"):
+                self.chardev("servidor", "--sysfs", "/nao/existe", "--gpio", gpio, refused=("gpiochip0",))
+        with self.assertRaisesRegex(self.led.Failure, "gpiochip0 é só do root. Com ele: sudo "), \
+                mock.patch.object(self.led, "group_of", lambda path: ""):
+            self.chardev("servidor", "--sysfs", "/nao/existe", refused=("gpiochip0",))
+
+    def test_group_of(self):
+        path = self.folder() / "x"
+        path.write_text("")
+        path.chmod(0o660)
+        group = os.stat(path).st_gid
+        with mock.patch.object(self.led.os, "stat", lambda path: types.SimpleNamespace(st_gid=1, st_mode=0o660)):
+            self.assertEqual(self.led.group_of("x"), self.led.grp.getgrgid(1).gr_name)
+        with mock.patch.object(self.led.os, "stat", lambda path: types.SimpleNamespace(st_gid=1, st_mode=0o600)):
+            self.assertEqual(self.led.group_of("x"), "", "nem o grupo pode")
+        if group == 0:
+            self.assertEqual(self.led.group_of(str(path)), "")
+        self.assertEqual(self.led.group_of("/nao/existe"), "")
+
+    def test_a_chip_of_somebody_else_may_be_refused(self):
+        """L14: o chip que não nos deixam abrir, mas que o sysfs mostra não ser o do conector, não é o que falta."""
+        tree = FakeSysfs(self, [("gpiochip0", "INT34C5:00", 0, 54)])
+        self.device(tree, "gpiochip0", "platform/intel")
+        with mock.patch.object(self.led.os.path, "realpath", lambda path: str(tree.root / "devices/platform/intel") +
+                               "/gpiochip0" * path.startswith("/sys/bus")):
+            pin, heard = self.chardev("servidor", "--sysfs", tree.root, refused=("gpiochip0",))
+        self.assertIsInstance(pin, self.led.SimulatedPin)
+
+    def test_goes_on_to_the_next_path(self):
+        """C2: um export que é só do root não impede de usar /dev/gpiochip0."""
+        tree = FakeSysfs(self)
+        pin, heard = self.chardev("servidor", "--sysfs", tree.root)
+        self.assertIsInstance(pin, self.led.ChardevPin)
+        self.assertEqual([line["attr_value"] for line in heard], [0, 1])
+        with self.assertRaisesRegex(self.led.Failure, "export.*GPIO17|GPIO17.*export"):
+            self.chardev("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
+
+    def test_what_is_not_a_chip_is_skipped(self):
+        """C3: pasta, arquivo comum e nó sem dispositivo com nome de chip não impedem nada, nem num PC."""
+        folder = self.folder()
+        (folder / "gpiochip0").mkdir()
+        (folder / "gpiochip1").write_text("")
+        (folder / "gpiochip2").symlink_to("nada")
+        pin = self.led.ChardevPin(self.parse("servidor", "--sysfs", "/nao/existe"), 17, True, None)
+        with mock.patch.object(self.led.glob, "glob", lambda path: sorted(map(str, folder.glob("gpiochip*")))
+                               if path.startswith("/dev/") else []):
+            self.assertEqual(list(pin.chips()), [])
+
+    def test_button_prefers_the_pull_up(self):
+        """C1: o botão procura antes o chardev; no sysfs, um pino com pull-down é recusado, com o motivo."""
+        tree = FakeSysfs(self)
+        pin, heard = self.chardev("botao", "--sysfs", tree.root, "--botao", "22", output=False)
+        self.assertIsInstance(pin, self.led.ChardevPin)
+        self.assertEqual((heard[0]["flags"], heard[0]["offset"]), (0x2 | 0x4 | 0x30 | 0x100, 22))
+        for gpio in ("auto", "sysfs"):
+            with self.assertRaisesRegex(self.led.Failure, "GPIO22 nasce com pull-down.*--gpio chardev.*--botao 4"):
+                self.chardev("botao", "--sysfs", tree.root, "--botao", "22", "--gpio", gpio, output=False, files=())
+        self.assertEqual(list(tree.root.glob("gpio534")), [])
+
+
+class TestLedGpioLed(LedTestCase):
+    """O estado, e quem o quer saber."""
+
+    def test_many_clients_one_order(self):
+        """60 clientes, 20 comandos cada: nenhum se perde, e todos os que assinam veem a mesma ordem."""
+        server = self.serve()
+        watchers = [self.watch(server) for _ in range(3)]
+        conns = [self.connect(server) for _ in range(60)]
+        for i, conn in enumerate(conns):
+            conn.send(b"LED TOGGLE\n" * 20)
+        for conn in conns:
+            for _ in range(20):
+                self.assertEqual(conn.expect(b"\n")[:6], b"OK LED")
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
+        for watcher in watchers:
+            for _ in range(600):
+                self.assertEqual(watcher.expect(b"\n") + watcher.expect(b"\n"), b"LED ON\nLED OFF\n")
+
+    def test_watcher_that_does_not_read_is_dropped(self):
+        """Ninguém espera por quem assina e não lê: quando o buffer do kernel enche, ele é desligado, e só ele."""
+        server = self.server()
+        pairs = [socket.socketpair() for _ in range(2)]
+        for pair in pairs:
+            for sock in pair:
+                self.addCleanup(sock.close)
+                sock.setblocking(False)
+        slow, live = (self.led.Client(server, sock, "192.0.2.7") for sock, _ in pairs)
+        for client in (slow, live):
+            client.obey("LED WATCH")
+        pairs[1][1].recv(100)
+        while not slow.lost:
+            server.led.order("LED TOGGLE", "alguém")
+            self.assertEqual(pairs[1][1].recv(100), b"LED ON\n" if server.led.lit else b"LED OFF\n")
+        self.assertFalse(live.lost)
+
+    def test_syslog(self):
+        """A mesma marca e o mesmo texto do programa em C."""
+        fake, led = mock.Mock(), self.led.Led(FakePin())
+        with mock.patch.object(self.led, "syslog", fake):
+            led.watch(self.led.tell_console(FakeHouse()))
+            led.order("LED ON", "alguém")
+            led.order("LED ON", "alguém")
+            self.led.leave(led, self.parse("servidor"), FakeHouse())  # o do fim também
+        self.assertEqual(fake.syslog.mock_calls, [mock.call("LED Status: On"), mock.call("LED Status: Off")])
+        self.assertEqual(fake.openlog.mock_calls[0][1][0], "LED TCP")
+
+    def test_the_pin_is_asked(self):
+        """L13: outro programa mexeu no pino; STATUS, TOGGLE e quem assina sabem."""
+        tree = FakeSysfs(self)
+        server = self.spawn_on(tree)
+        watcher = self.watch(server)
+        tree.put(529, "value", "1\n")
+        watcher.expect(b"LED ON\n")  # sem ninguém perguntar
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED ON")
+        self.assertEqual(self.ask(server, b"LED TOGGLE"), b"OK LED OFF")
+        watcher.expect(b"LED OFF\n")
+        tree.put(529, "value", "1\n")
+        self.assertEqual(self.ask(server, b"LED TOGGLE"), b"OK LED OFF")
+        self.assertEqual(tree.get(529, "value"), "0")
+
+    def test_who_changed_it(self):
+        pin = FakePin()
+        led, seen = self.led.Led(pin), []
+        self.assertEqual(led.changed.who, "")
+        led.watch(seen_one := lambda on, who: seen.append((on, who)))
+        led.watch(seen_one)
+        led.order("LED ON", "ana")
+        led.order("LED ON", "bia")
+        pin.lit = False
+        self.assertEqual(led.order("LED STATUS", "bia"), "OK LED OFF")
+        self.assertEqual(led.press("botão"), ("LED ON", "OK LED ON"))
+        self.assertEqual(led.changed.who, "botão")
+        led.unwatch(seen_one)
+        led.order("LED OFF", "ana")
+        self.assertEqual(seen, [(True, "ana"), (False, self.led.OUTSIDER), (True, "botão")])
+        self.assertRegex(led.order(None, "ana"), "^ERRO use LED ON")
+
+
+class TestLedGpioServer(LedTestCase):
+    """A porta, e quem entra por ela."""
 
     def test_one_action_whatever_the_end(self):
         """NUL (o botão em C), LF, CRLF, fim da conexão, silêncio, em um pacote ou vários: uma ação cada."""
@@ -5374,38 +6028,6 @@ class TestLedProtocolo(LedTestCase):
         conn.send(b"LED STATUS\n")
         conn.expect(b"OK LED ON\n")
         self.assertLess(meter.rss() - before, 4 << 20)
-
-    def test_many_clients_one_order(self):
-        """60 clientes, 20 comandos cada: nenhum se perde, e todos os que assinam veem a mesma ordem."""
-        server = self.serve()
-        watchers = [self.watch(server) for _ in range(3)]
-        conns = [self.connect(server) for _ in range(60)]
-        for i, conn in enumerate(conns):
-            conn.send(b"LED TOGGLE\n" * 20)
-        for conn in conns:
-            for _ in range(20):
-                self.assertEqual(conn.expect(b"\n")[:6], b"OK LED")
-        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
-        for watcher in watchers:
-            for _ in range(600):
-                self.assertEqual(watcher.expect(b"\n") + watcher.expect(b"\n"), b"LED ON\nLED OFF\n")
-
-    def test_watcher_that_does_not_read_is_dropped(self):
-        """Ninguém espera por quem assina e não lê: quando o buffer do kernel enche, ele é desligado, e só ele."""
-        server = self.server()
-        pairs = [socket.socketpair() for _ in range(2)]
-        for pair in pairs:
-            for sock in pair:
-                self.addCleanup(sock.close)
-                sock.setblocking(False)
-        slow, live = (self.led.Client(server, sock, "192.0.2.7") for sock, _ in pairs)
-        for client in (slow, live):
-            client.obey("LED WATCH")
-        pairs[1][1].recv(100)
-        while not slow.lost:
-            server.led.order("LED TOGGLE", "alguém")
-            self.assertEqual(pairs[1][1].recv(100), b"LED ON\n" if server.led.lit else b"LED OFF\n")
-        self.assertFalse(live.lost)
 
     def test_no_order_after_the_end(self):
         """Pedido o fim, das ordens que vieram juntas a seguinte já não vale: o LED apagado ao sair não acende."""
@@ -5533,168 +6155,12 @@ class TestLedProtocolo(LedTestCase):
             accepting.start()
             try:
                 with mock.patch.object(self.led.Client, "start", start):
-                    self.assertEqual(self.connect(child).expect_eof(), b"")
+                    self.assertRegex(self.connect(child).expect_eof(), b"\\A(ERRO sem lugar [^\\n]*\\n)?\\Z")
                     self.assertEqual(self.ask(child, b"LED STATUS"), b"OK LED OFF")
             finally:
                 house.ending = True
                 accepting.join()
         self.assertEqual(server.clients, set())
-
-    def test_output_that_nobody_reads(self):
-        """Canos cheios em stdout e stderr: o LED obedece assim mesmo, e o fim não espera por eles."""
-        pipes = [os.pipe() for _ in range(2)]
-        for pipe in pipes:
-            for fd in pipe:
-                self.addCleanup(os.close, fd)
-            os.set_blocking(pipe[1], False)
-            with contextlib.suppress(BlockingIOError):
-                while os.write(pipe[1], b"x" * 4096):
-                    pass
-            os.set_blocking(pipe[1], True)
-        os.read(pipes[0][0], 4096)  # lugar para a primeira linha, e para pouco mais
-        command = self.command("led_gpio.py", "127.0.0.1", 0, "--gpio", "simulado")
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipes[0][1], stderr=pipes[1][1],
-                                 env=child_env())
-        try:
-            text = b""
-            while not re.search(rb"porta \d+\n", text):
-                self.assertTrue(select.select([pipes[0][0]], [], [], WATCHDOG_S)[0], "o servidor não subiu")
-                text = text[-100:] + os.read(pipes[0][0], 4096)
-            with contextlib.suppress(BlockingIOError):  # cheio de novo
-                os.set_blocking(pipes[0][1], False)
-                while os.write(pipes[0][1], b"x"):
-                    pass
-            os.set_blocking(pipes[0][1], True)
-            server = types.SimpleNamespace(host="127.0.0.1", port=int(re.search(rb"porta (\d+)\n", text).group(1)))
-            for wanted in (b"OK LED ON", b"OK LED OFF") * 3:
-                self.assertEqual(self.ask(server, b"LED TOGGLE"), wanted)
-            child.terminate()
-            self.assertEqual(child.wait(WATCHDOG_S), 0)
-        finally:
-            child.kill()
-            child.wait()
-
-    def test_terminal_that_nobody_reads(self):
-        """Uma janela congelada: o terminal enche, e quem fala não espera por ele."""
-        master, slave = os.openpty()
-        self.addCleanup(os.close, master)
-        with open(slave, "w") as out, mock.patch.object(self.led.sys, "stdout", out), \
-                mock.patch.object(self.led.signal, "signal"):
-            house = self.led.House()
-            thread = threading.Thread(target=lambda: [house.say("x" * (i % 70)) for i in range(5000)])
-            thread.start()
-            thread.join(WATCHDOG_S)
-            stuck = thread.is_alive()
-            screen = house.voice.screen
-            drain = threading.Thread(target=lambda: [os.read(master, 4096) for _ in iter(screen.is_alive, False)])
-            drain.start()
-            house.close()
-            screen.join(WATCHDOG_S)
-            os.write(slave, b"fim")
-            drain.join(WATCHDOG_S)
-        self.assertFalse(stuck, "a voz espera por quem não lê")
-
-    def test_log_is_bounded(self):
-        """O arquivo de --fundo recomeça ao passar do teto; o que o usuário redireciona é dele, e só cresce."""
-        for ours, low, high in ((True, 100, 1100), (False, 5000, 5000)):
-            with open(self.folder() / "log", "a") as out, mock.patch.object(self.led, "LOG_LIMIT", 1000), \
-                    mock.patch.object(self.led.signal, "signal"):
-                house = self.led.House()
-                house.voice.close()
-                house.voice = types.SimpleNamespace(note=lambda text: os.write(out.fileno(), text.encode() + b"\n"))
-                house.log = out.fileno() if ours else None
-                for _ in range(50):
-                    house.note("x" * 99)
-                size = os.fstat(out.fileno()).st_size
-            self.assertTrue(low <= size <= high, size)
-
-    # --- senha
-
-    def secret(self, text="uma senha de teste"):
-        path = self.folder() / "senha"
-        path.write_text(text + "\n")
-        path.chmod(0o600)
-        return path
-
-    def test_beyond_loopback_wants_a_secret(self):
-        addresses = ["0.0.0.0", "0x0", *["::", "::0"] * socket.has_dualstack_ipv6()]
-        for address in addresses:  # escrito como for
-            with self.assertRaisesRegex(self.led.Failure, "--senha-arquivo.*--sem-senha"), \
-                    self.led.ready_led(self.parse("servidor", address, "0"), FakeHouse()):
-                pass
-        result = self.run_script("led_gpio.py", "0.0.0.0", 0, "--gpio", "simulado")
-        self.assert_one_line_error(result, "--senha-arquivo", "--sem-senha", "openssl rand")
-        server = self.spawn("led_gpio.py", "0.0.0.0", 0, "--gpio", "simulado", "--sem-senha")
-        server.expect_error("aviso: --sem-senha")
-        self.assertEqual(self.ask(server, b"LED ON"), b"OK LED ON")
-
-    def test_everywhere_is_both_families(self):
-        """`::`, escrito como for, atende IPv4 também."""
-        if not socket.has_dualstack_ipv6():
-            self.skipTest("sem IPv6 de pilha dupla aqui")
-        server = self.spawn("led_gpio.py", "0::0", 0, "--gpio", "simulado", "--sem-senha")
-        for server.host in ("127.0.0.1", "::1"):
-            self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
-
-    def test_secret(self):
-        """Sem a senha nada muda; com ela, botão e enviar entram sozinhos; errar custa cada vez mais espera."""
-        secret, wrong = self.secret(), self.secret("outra senha qualquer")
-        server = self.serve("--senha-arquivo", secret)
-        conn = self.connect(server)
-        challenge = conn.expect(b"\n").decode().split()
-        self.assertEqual((challenge[0], len(challenge[1])), ("DESAFIO", 64))
-        other = self.connect(server).expect(b"\n").decode().split()
-        self.assertNotEqual(challenge[1], other[1], "cada conversa tem o seu desafio")
-        conn.send(b"LED ON\0")  # o botão em C, sem senha
-        self.assertRegex(conn.expect(b"\n"), b"ERRO falta a senha")
-        conn.expect_eof()
-        result = self.run_script("led_gpio.py", "enviar", "LED", "OFF", "127.0.0.1", server.port)
-        self.assert_one_line_error(result, "--senha-arquivo")
-        waits, conn = [], self.connect(server)
-        conn.expect(b"\n")  # quem só não sabia da senha não fez ninguém esperar
-        self.assertEqual(self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", server.port, "--senha-arquivo",
-                                         secret).text, "OK LED ON\n")
-        conn.send("RESPOSTA errada\n")
-        self.assertRegex(conn.expect(b"\n"), b"ERRO senha recusada")
-        for _ in range(2):  # dentro da espera nem a resposta certa vale
-            conn = self.connect(server)
-            text = conn.expect(b"\n").decode().split()[1]
-            conn.send("RESPOSTA " + self.led.proof(b"uma senha de teste", text) + "\n")
-            waits.append(float(conn.expect(b"\n").split()[-2]))
-        self.assertLessEqual(max(waits), 1)
-        self.until(lambda: self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", server.port, "--senha-arquivo",
-                                           secret).text == "OK LED ON\n", "a espera passar e a senha certa entrar")
-        result = self.run_script("led_gpio.py", "enviar", "off", "127.0.0.1", server.port, "--senha-arquivo", wrong)
-        self.assert_one_line_error(result, "senha recusada", "espere")
-        server.expect_error("senha errada de 127.0.0.1")
-
-    def test_mute_at_the_door(self):
-        """Quem não responde ao desafio tem um prazo."""
-        server = self.serve("--senha-arquivo", self.secret(), constants={"LOGIN_S": 0.2})
-        conn = self.connect(server)
-        conn.expect(b"DESAFIO ")
-        self.assertNotIn(b"OK", conn.expect_eof())
-
-    def test_penalty_grows_and_the_table_is_bounded(self):
-        secret = self.led.Secret(b"segredo!", lambda text: None)
-        now, waits = 100.0, []
-
-        def judge(host, line=b""):
-            line = line or b"RESPOSTA " + self.led.proof(b"segredo!", "desafio").encode()
-            return secret.judge(line, "desafio", self.led.source_of(host))[1]
-        with mock.patch.object(self.led.time, "monotonic", lambda: now):
-            for _ in range(9):
-                waits.append(float(judge("2001:db8::7", b"RESPOSTA errada").split()[-2]))
-                self.assertRegex(judge("2001:db8::8"), "^ERRO", "a /64 é uma: na espera nem a resposta certa vale")
-                for other in ("2001:db8:0:1::7", "192.0.2.7"):
-                    self.assertEqual(judge(other), "OK senha aceita")
-                now += waits[-1]
-            self.assertEqual(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60])
-            self.assertEqual(judge("2001:db8::7"), "OK senha aceita")
-            self.assertEqual(secret.offenders, {})
-            for i in range(self.led.MAX_OFFENDERS + 50):
-                judge(f"10.0.{i // 256}.{i % 256}", b"RESPOSTA errada")
-        self.assertEqual(len(secret.offenders), self.led.MAX_OFFENDERS)
 
     def test_source_of(self):
         for host, wanted in (("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"),
@@ -5703,368 +6169,82 @@ class TestLedProtocolo(LedTestCase):
                              ("fe80::1%eth0.10", "fe80:0000:0000:0000::/64")):  # o nome da interface de uma VLAN
             self.assertEqual(self.led.source_of(host), wanted)
 
-    def test_bad_secret_files(self):
-        for path, words in ((self.secret("curta"), ("8 bytes", "openssl")), ("/nao/existe", ("openssl",))):
-            self.assert_one_line_error(self.run_script("led_gpio.py", "--senha-arquivo", path), *words)
-        shared = self.secret()
-        shared.chmod(0o644)
-        self.assert_one_line_error(self.run_script("led_gpio.py", "--senha-arquivo", shared), "chmod 600")
+    def test_http_never_reaches_the_lines(self):
+        """S1: a página de outro site faz fetch() em no-cors, com ordens no corpo: o LED não se mexe."""
+        server = self.serve()
+        watcher = self.watch(server)
+        for head in (b"POST / HTTP/1.1\r\nHost: 127.0.0.1:5555\r\nOrigin: http://mau.example\r\n\r\n",
+                     b"GET / HTTP/1.1\r\n\r\n", b"PUT /x HTTP/1.1\n\n", b"OPTIONS * HTTP/1.1\r\n\r\n",
+                     b"QUALQUER /" + b"x" * 9999 + b" HTTP/1.1\r\n\r\n"):
+            conn = self.connect(server)
+            conn.send(head + b"\nLED ON\n\0LED TOGGLE\0")
+            conn.half_close()
+            reply = conn.expect_eof()
+            self.assertRegex(reply, rb"\AHTTP/1.1 40[03] (?s:.*)Content-Length: (?s:.*)LED")
+            self.assertNotIn(b"OK LED", reply)
+        split = self.connect(server)
+        split.send(b"POST")
+        split.send(b" / HTTP/1.1\r\n")
+        split.send(b"\r\nLED ON\n")
+        self.assertNotIn(b"OK LED", split.expect_eof())
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
+        self.assertEqual(watcher.data, b"")
 
-    # --- TLS
-
-    def test_tls(self):
-        """Cifrado dos dois lados, com certificado de cliente; quem não fala TLS não atrapalha."""
-        if not shutil.which("openssl"):
-            self.skipTest("falta o comando openssl, que cria o certificado do teste")
-        folder = self.folder()
-        cert, key = folder / "cert.pem", folder / "chave.pem"
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                        "-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=localhost", "-addext",
-                        "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True, stderr=subprocess.DEVNULL)
-        server = self.serve("--certificado", cert, "--chave", key, "--ca-clientes", cert,
-                            constants={"ANSWER_S": 0.2, "LOGIN_S": 2 * WATCHDOG_S})
-        mute, plain = self.connect(server), self.connect(server)  # mudo até o fim: o servidor não espera por ele
-        plain.send(b"LED ON\n")
-        ours = ("--certificado", cert, "--chave", key)
-        run = functools.partial(self.run_script, "led_gpio.py", "enviar", "LED", "ON", "127.0.0.1", server.port)
-        self.assertEqual(run("--tls", "--ca", cert, *ours, status=0).text, "OK LED ON\n")
-        self.assert_one_line_error(run("--tls", *ours), "certificate verify failed", "--ca")
-        self.assertEqual(run("--tls", "--sem-verificar", *ours, status=0).text, "OK LED ON\n")
-        self.assertEqual(run("--tls", "--ca", cert).status, 1, "sem certificado de cliente")
-        plain.expect_eof()
-        context = ssl.create_default_context(cafile=str(cert))
-        context.load_cert_chain(str(cert), str(key))
+    def test_http_with_a_password(self):
+        """S1: a quem fala HTTP não se manda o desafio, e a quem nada diz ele vai depois de um silêncio."""
+        server = self.serve("--senha-arquivo", self.secret())
         conn = self.connect(server)
-        conn.sock = context.wrap_socket(conn.sock, server_hostname="localhost")
-        self.addCleanup(conn.sock.close)
-        conn.send(b"LED WATCH\n")
-        conn.expect(b"OK LED ON\n")
-        conn.send(b"LED OFF")
-        conn.expect(b"OK LED OFF\n")
-        server.stop()
-        mute.expect_eof()
-        result = self.run_script("led_gpio.py", "--certificado", key)
-        self.assert_one_line_error(result, f"{key}: não são certificado e chave")
+        conn.send(b"GET / HTTP/1.1\r\n\r\n")
+        self.assertRegex(conn.expect_eof(), rb"\AHTTP/1.1 40[03] ")
+        self.connect(server).expect(b"DESAFIO ")
 
-    def test_tls_options_never_end_in_plain_text(self):
-        """Quem pede uma parte do TLS pede o TLS: nenhuma destas opções é esquecida em silêncio."""
-        for options in (("--chave", "x.pem"), ("--ca-clientes", "x.pem"), ("--ca", "x.pem"), ("--tls",)):
-            result = self.run_script("led_gpio.py", "127.0.0.1", 0, "--gpio", "simulado", *options)
-            self.assert_one_line_error(result, "--certificado", status=2)
-        server = self.serve()
-        for options in (("--ca", "/nao/existe"), ("--sem-verificar",), ("--certificado", "/nao/existe")):
-            result = self.run_script("led_gpio.py", "enviar", "ON", "127.0.0.1", server.port, *options)
-            self.assert_one_line_error(result, "")
+    def test_defect_in_one_client(self):
+        """Uma exceção imprevista no trabalho de um cliente acaba com ele, é dita, e os outros seguem."""
+        server, pair = self.server(), socket.socketpair()
+        with pair[0], pair[1], mock.patch.object(self.led, "understand", side_effect=ZeroDivisionError("oi")):
+            pair[1].sendall(b"LED ON\n")
+            self.led.Client(server, pair[0], "192.0.2.7").run()
+        self.assertRegex(server.house.said[0], "192.0.2.7, que foi desligado: ZeroDivisionError")
+        self.assertEqual((server.clients, server.led.watchers, pair[0].fileno()), (set(), [], -1))
 
-    # --- enviar
-
-    def test_send_errors(self):
-        with socket.socket() as closed:
-            closed.bind(("127.0.0.1", 0))
-            result = self.run_script("led_gpio.py", "enviar", "LED ON", "127.0.0.1", closed.getsockname()[1])
-            port = closed.getsockname()[1]
-        self.assert_one_line_error(result, f"escuta em 127.0.0.1 porta {port}", f"./led_gpio.py 127.0.0.1 {port}")
-        result = self.run_script("led_gpio.py", "enviar", "LED ON", "a..b")
-        self.assert_one_line_error(result, "não encontro a máquina 'a..b'")
-
-    def test_send_escapes_what_the_server_says(self):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            def evil():
-                for text in (b"OK \x1b]0;x\x07\n", b"OK " + b"x" * 999):
-                    with listener.accept()[0] as sock:
-                        sock.recv(100)
-                        sock.sendall(text)
-                        with contextlib.suppress(ConnectionError):
-                            sock.recv(1)  # ele desliga sem esperar pelo fim da linha
-            thread = threading.Thread(target=evil)
-            thread.start()
-            wanted = "OK \\x1b]0;x\\x07\n", "OK ".ljust(self.led.LINE_LIMIT, "x") + "\n"
-            for text in wanted:
-                result = self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", listener.getsockname()[1])
-                self.assertEqual(result.text, text)
-            thread.join()
-        typed = self.parse("enviar", "on\nLED OFF").comando
-        self.assertNotIn("\n", typed, "um comando é uma linha só")
-
-    def dripping(self, head=b""):
-        """Um servidor que diz head e depois um byte de cada vez, sem nunca acabar uma linha: (porta, Event do fim)."""
-        done, listener = threading.Event(), socket.create_server(("127.0.0.1", 0))
-
-        def drip():
-            with contextlib.suppress(OSError), listener, listener.accept()[0] as conn:
-                conn.sendall(head)
-                while not done.wait(0.02):
-                    conn.send(b"O")
-        thread = threading.Thread(target=drip)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(done.set)
-        return listener.getsockname()[1]
-
-    def test_server_that_drips(self):
-        """Há um prazo para a conversa inteira: quem responde um byte de cada vez não segura `enviar` nem o botão."""
-        quick = {"ANSWER_S": 0.2, "LINE_LIMIT": 10**6}
-        for head in (b"", b"OK LED OFF\n"):
-            port = self.dripping(head)
-            result = self.run_script("led_gpio.py", "enviar", "WATCH", "127.0.0.1", port, constants=quick)
-            self.assertEqual((result.status, result.text), (1, head.decode()))
-            self.assertRegex(result.err, "não respondeu")
-        button = self.spawn("led_gpio.py", "botao", "127.0.0.1", self.dripping(), "--gpio", "simulado", "--fifo",
-                            self.folder() / "fifo", ready=None, constants=quick)
-        button.type("\n")
-        button.expect_error("não respondeu.*o toque espera")
-
-    def test_server_that_hangs_up(self):
-        """EPIPE e RST são a rede, e se explicam; só o EPIPE da nossa saída é o terminal que se foi."""
-        args = self.parse("botao")
-        with mock.patch.object(self.led.socket, "create_connection") as connect:
-            sock = connect.return_value
-            sock.sendall.side_effect = BrokenPipeError
-            for end in (ConnectionResetError, lambda size: b""):
-                sock.recv.side_effect = end
-                with self.assertRaisesRegex(self.led.Failure, "desligou"), self.led.Conversation(args) as conversation:
-                    conversation.ask("LED STATUS")
-            with self.assertRaises(BrokenPipeError), self.led.Conversation(args):
-                raise BrokenPipeError
-
-    def test_watch_from_the_shell(self):
-        server = self.serve()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.ask(server, b"LED OFF")
-            watcher = self.spawn("led_gpio.py", "enviar", "LED", "WATCH", "127.0.0.1", server.port,
-                                 ready="^OK LED OFF$", status=130)
-            self.ask(server, b"LED ON")
-            watcher.expect("^LED ON$")
-            watcher.stop(number)
-        last = self.spawn("led_gpio.py", "enviar", "LED", "WATCH", "127.0.0.1", server.port, ready="^OK LED ON$",
-                          status=1)
-        server.stop()
-        self.assertEqual(last.wait(), 1)
-        self.assertRegex(last.errors(), "porta [0-9]+ desligou$")  # sem conselhos: o servidor acabou, e é tudo
-        server = self.serve()
-        result = self.run_script("led_gpio.py", "enviar", "LED PISCA", "127.0.0.1", server.port, status=1)
-        self.assertRegex(result.text, "^ERRO ")
-
-
-class FakeSysfs:
-    """Uma árvore como /sys/class/gpio: `export` e `unexport` são FIFOs, e uma thread faz o papel do kernel."""
-
-    FILES = {"direction": "in\n", "value": "1\n", "active_low": "0\n", "edge": "none\n"}
-
-    def __init__(self, case, chips=(("gpiochip512", "pinctrl-bcm2835", 512, 54),), **lines):
-        self.root, self.unexported, self.fresh = case.folder(), [], {}
-        for name, label, base, lines_count in chips:
-            (self.root / name).mkdir()
-            for file, value in (("label", label), ("base", base), ("ngpio", lines_count)):
-                (self.root / name / file).write_text(f"{value}\n")
-        self.fds = {}
-        for name in ("export", "unexport"):
-            os.mkfifo(self.root / name)
-            self.fds[os.open(self.root / name, os.O_RDWR)] = name
-        self.wake, self.awake = os.pipe()
-        self.thread = threading.Thread(target=self.kernel)
-        self.thread.start()
-        case.addCleanup(self.close)
-
-    def kernel(self):
-        while True:
-            ready = select.select([*self.fds, self.wake], [], [])[0]
-            if self.wake in ready:
-                return
-            for fd in ready:
-                line = int(os.read(fd, 100))
-                if self.fds[fd] == "export":
-                    self.add(line, **self.fresh)
-                else:
-                    self.unexported.append((line, self.get(line, "value"), self.get(line, "direction")))
-                    shutil.rmtree(self.root / f"gpio{line}")
-
-    def add(self, line, **files):
-        folder = self.root / "new"
-        folder.mkdir()
-        for name, value in {**self.FILES, **files}.items():
-            (folder / name).write_text(value)
-        folder.rename(self.root / f"gpio{line}")  # de uma vez, como o kernel
-
-    def get(self, line, name):
-        return (self.root / f"gpio{line}" / name).read_text().strip()
-
-    def put(self, line, name, value):
-        (self.root / f"gpio{line}" / name).write_text(value)
-
-    def close(self):
-        os.write(self.awake, b"x")
-        self.thread.join()
-        for fd in (*self.fds, self.wake, self.awake):
-            os.close(fd)
-
-
-class TestLedGpio(LedTestCase):
-    """As linhas do LED: números, sysfs (uma árvore falsa) e dispositivo de caracteres."""
-
-    def spawn_on(self, tree, *args, **options):
-        return self.spawn("led_gpio.py", "127.0.0.1", 0, "--sysfs", tree.root, *args, **options)
-
-    def test_number_by_label_and_base(self):
-        """GPIO17 é 17, 529, 588: pelo rótulo e pela base, com linhas bastantes; nunca pelo número do chip."""
-        soc = [("gpiochip512", "gpio-brcmstb@107d508500", 512, 32), ("gpiochip544", "gpio-brcmstb@107d517c00", 544, 17)]
-        for chips, line in (([("gpiochip0", "pinctrl-bcm2835", 0, 54)], 17),
-                            ([("gpiochip512", "pinctrl-bcm2711", 512, 58)], 529),
-                            (soc + [("gpiochip571", "pinctrl-rp1", 571, 54)], 588),
-                            ([("gpiochip100", "pinctrl-rp1", 100, 4), ("gpiochip399", "pinctrl-rp1", 399, 54)], 416),
-                            (soc, None)):
-            tree = FakeSysfs(self, chips)
-            args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
-            if line is None:
-                with self.assertRaisesRegex(self.led.Failure, "pinctrl-rp1"), \
-                        self.led.taken_pin(args, 17, True, FakeHouse()):
-                    pass
-            else:
-                with self.led.taken_pin(args, 17, True, FakeHouse()) as pin:
-                    self.assertEqual((str(pin), tree.get(line, "direction")), (f"sysfs, {line}", "low"))
-
-    def test_led_on_a_new_kernel(self):
-        """auto acha o sysfs, exporta 529, obedece, apaga e devolve a linha no fim."""
-        tree = FakeSysfs(self)
-        server = self.spawn_on(tree)
-        server.expect_error("GPIO17: sysfs, 529")
-        self.assertEqual((tree.get(529, "direction"), tree.get(529, "value")), ("out", "0"))
-        for command, value in ((b"LED ON", "1"), (b"LED OFF", "0"), (b"LED TOGGLE", "1")):
-            self.ask(server, command)
-            self.assertEqual(tree.get(529, "value"), value)
-        server.stop()
-        self.assertEqual(tree.unexported, [(529, "0", "out")])
-
-    def test_end_by_any_signal(self):
-        """--ao-sair vale para qualquer sinal que encerre; --ativo-baixo inverte."""
-        hangup = signal.SIGALRM if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else signal.SIGHUP  # sob nohup
-        table = ((signal.SIGINT, "apagar", "0"), (hangup, "acender", "1"), (signal.SIGQUIT, "manter", "1"),
-                 (signal.SIGUSR1, "apagar", "0"))
-        for number, choice, value in table:
-            with self.subTest(number=number):
-                tree = FakeSysfs(self)
-                server = self.spawn_on(tree, "--ao-sair", choice)
-                self.ask(server, b"LED ON")
-                server.stop(number)
-                self.until(lambda: tree.unexported, "a linha ser devolvida")
-                self.assertEqual(tree.unexported, [(529, value, "out")])
-
-    def test_active_low(self):
-        tree = FakeSysfs(self)
-        tree.add(529, direction="out\n", value="0\n", active_low="1\n")
-        server = self.spawn_on(tree, "--ativo-baixo")
-        self.assertEqual((tree.get(529, "active_low"), tree.get(529, "value")), ("0", "0"))
-        self.assertEqual(tree.get(529, "writes").split(), ["active_low=0", "direction=low"])
-        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED ON")  # estava aceso (nível 0), e aceso ficou
-        self.ask(server, b"LED OFF")
-        self.assertEqual(tree.get(529, "value"), "1")
-
-    def test_line_exported_before(self):
-        """A linha que já existia serve, o LED aceso não pisca (`high`, nunca `out`), e não é devolvida por nós."""
-        tree = FakeSysfs(self)
-        tree.add(529, direction="out\n", value="1\n")
-        server = self.spawn_on(tree, "--ao-sair", "manter")
-        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED ON")
-        self.assertEqual(tree.get(529, "writes").split(), ["active_low=0", "direction=high"])
-        server.stop()
-        self.assertEqual((tree.unexported, tree.get(529, "value")), ([], "1"))
-
-    def test_fresh_line_starts_off(self):
-        """Recém-exportada, a linha pode dizer `out` com um nível que ninguém pediu: o LED começa apagado."""
-        tree = FakeSysfs(self)
-        tree.fresh = {"direction": "out\n", "value": "0\n"}
-        self.spawn_on(tree, "--ativo-baixo")
-        self.assertEqual(tree.get(529, "value"), "1")
-
-    def test_somebody_unexports_it(self):
-        tree = FakeSysfs(self)
-        server = self.spawn_on(tree)
-        shutil.rmtree(tree.root / "gpio529")
+    def test_many_descriptors(self):
+        """C12: descritores acima de 1023, que o select() não aceita."""
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1] if resource else 0
+        if hard < 1300:
+            self.skipTest("o limite de descritores daqui não chega a 1300")
+        old = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, old)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(1300, old[0]), hard))
+        with open(os.devnull) as null:
+            extra = [os.dup(null.fileno()) for _ in range(1100)]
+        for fd in extra:
+            self.addCleanup(os.close, fd)
+        fifo = self.folder() / "fifo"
+        server = self.serve(pass_fds=extra)
         self.assertEqual(self.ask(server, b"LED ON"), b"OK LED ON")
-        self.assertEqual(tree.get(529, "value"), "1")
+        button = self.spawn("led_gpio.py", "botao", "127.0.0.1", server.port, "--gpio", "simulado", "--fifo", fifo,
+                            ready=None, pass_fds=extra)
+        button.type("\n")
+        button.expect("^toque: LED OFF -> OK LED OFF$")
 
-    def open_with(self, failures):
-        """Abre GPIO17 numa árvore falsa em que escrever em `direction` ou `export` falha como em `failures`."""
-        tree = FakeSysfs(self)
-        def fake(path, mode="r"):
-            name = os.path.basename(path)
-            if mode == "w" and failures.get(name):
-                code = failures[name].pop(0)
-                raise OSError(code, os.strerror(code), path)
-            return open(path, mode)
-        args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
-        with mock.patch.object(self.led, "open", fake, create=True), mock.patch.object(self.led, "UDEV_S", 0.1), \
-                self.led.taken_pin(args, 17, True, FakeHouse()) as pin:
-            pin.write(True)
-            self.assertEqual(tree.get(529, "direction"), "high")
-        return tree
+    def test_localhost(self):
+        """C13: localhost é 127.0.0.1, como nos outros servidores."""
+        server = self.spawn("led_gpio.py", "localhost", 0, "--gpio", "simulado")
+        self.assertEqual(server.host, "127.0.0.1")
+        self.assertEqual(self.ask(server, b"LED ON"), b"OK LED ON")
 
-    def test_permission_comes_a_moment_later(self):
-        """EACCES logo após o export: insiste por um tempo limitado; se não muda, diz como entrar no grupo."""
-        self.open_with({"direction": [errno.EACCES] * 3})
-        with self.assertRaisesRegex(self.led.Failure, "GPIO17.*usermod -aG gpio"), \
-                mock.patch.object(self.led, "group_of", lambda path: "gpio"):
-            self.open_with({"direction": [errno.EACCES] * 10**6})
-
-    def test_busy(self):
-        with self.assertRaisesRegex(self.led.Failure, "GPIO17.*em uso.*gpioinfo"):
-            self.open_with({"export": [errno.EBUSY]})
-
-    def test_line_is_given_back_when_opening_fails(self):
-        with self.assertRaises(self.led.Failure):
-            tree = FakeSysfs(self)
-            args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
-            with mock.patch.object(self.led.SysfsPin, "level_now", side_effect=OSError(errno.EIO, "x")):
-                with self.led.taken_pin(args, 17, True, FakeHouse()):
-                    pass
-        self.until(lambda: tree.unexported, "a linha ser devolvida")
-
-    def test_chardev(self):
-        """Sem sysfs, o dispositivo de caracteres com o rótulo certo, seja qual for o número; pedido de 592 bytes."""
-        led, folder = self.led, self.folder()
-        sizes = {led.GET_CHIPINFO: 68, led.GET_LINEINFO: 256, led.GET_LINE: 592, led.SET_CONFIG: 272, led.GET_VALUES: 16}
-        for layout, size in sizes.items():
-            self.assertEqual((layout.struct.size, layout.number >> 16 & 0x3fff), (size, size))
-        labels = {"gpiochip0": (b"gpio-brcmstb@107d508500", 32), "gpiochip4": (b"pinctrl-rp1", 54)}
-        for name in labels:
-            (folder / name).write_text("")
-        calls, values = [], []
-
-        def ioctl(file, operation, data):
-            calls.append(operation)
-            if operation == led.GET_CHIPINFO.number:
-                return struct.pack("=32s32sI", b"", *labels[os.path.basename(file.name)])
-            if operation == led.GET_LINE.number:
-                line = led.GET_LINE.unpack(data)
-                self.assertEqual((line["offset"], line["consumer"].rstrip(b"\0"), line["num_lines"], line["flags"]),
-                                 (17, b"led_gpio", 1, 0x8 | 0x2))
-                self.assertEqual((line["attr_id"], line["attr_value"]), (2, 0), "começa apagado")
-                return data[:-4] + struct.pack("=i", os.open(os.devnull, os.O_RDWR))
-            if operation == led.SET_CONFIG.number:
-                config = led.SET_CONFIG.unpack(data)
-                values.append((config["flags"], config["attr_value"], config["attr_lines"]))
-            return data
-        args, house = self.parse("servidor", "--sysfs", "/nao/existe", "--ativo-baixo"), FakeHouse()
-        with mock.patch.object(led.fcntl, "ioctl", ioctl), \
-                mock.patch.object(led.glob, "glob", lambda path: sorted(map(str, folder.glob(path[5:])))
-                                  if path.startswith("/dev/") else []):
-            with led.taken_pin(args, 17, True, house) as line:
-                line.write(True)
-                fd = line.fd
-        self.assertRaises(OSError, os.fstat, fd)  # fechar devolve a linha
-        self.assertEqual(values, [(0x8 | 0x2, 1, 1)])
-        self.assertRegex(house.said[0], "chardev.*gpiochip4")
-
-    def test_no_chip(self):
-        for kind in ("sysfs", "chardev"):
-            chips = self.led.ChardevPin(self.parse("servidor"), 17, True, None).chips() if kind == "chardev" else ()
-            if any(chip.label in self.led.CHIPS for chip in chips):
-                self.skipTest("esta máquina é um Raspberry Pi")
-            result = self.run_script("led_gpio.py", "127.0.0.1", 0, "--gpio", kind, "--sysfs", self.folder())
-            self.assert_one_line_error(result, "pinctrl-rp1", "--gpio simulado")
+    def test_gone_without_goodbye(self):
+        """S6: quem some sem FIN é perguntado pelo TCP em minutos, e não em horas."""
+        with socket.create_server(("127.0.0.1", 0)) as listener, \
+                socket.create_connection(listener.getsockname()) as sock:
+            self.led.keep_alive(sock)
+            self.assertEqual(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
+            for name, seconds in self.led.KEEPALIVE.items():
+                if hasattr(socket, name):
+                    self.assertEqual(sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)), seconds)
 
 
-class TestLedBotao(LedTestCase):
+class TestLedGpioButton(LedTestCase):
     """O botão: toques contados uma vez, e entregues mesmo que o servidor demore."""
 
     def presses(self, script, quiet_ms=50, edges=True):
@@ -6107,12 +6287,6 @@ class TestLedBotao(LedTestCase):
         button.stop(signal.SIGINT)
         self.until(lambda: tree.unexported, "a linha ser devolvida")
         self.assertEqual(tree.unexported[0][::2], (516, "in"))
-
-    def button(self, port, *args, **options):
-        child = self.spawn("led_gpio.py", "botao", "127.0.0.1", port, "--gpio", "simulado",
-                           "--fifo", self.folder() / "fifo", *args, ready=None, **options)
-        child.expect_error("à espera de toques")
-        return child
 
     def test_press_toggles_what_the_led_is(self):
         """O LED aceso por outro: o primeiro toque apaga. E dois Enter num pacote são dois toques."""
@@ -6209,33 +6383,423 @@ class TestLedBotao(LedTestCase):
             button.expect("^toque: LED ON -> OK LED ON$")
         self.assertEqual(heard, [b"LED STATUS\n", b"LED ON\n", b"LED ON\n"])
 
+    def test_output_on_a_full_disk(self):
+        """L11: com a saída num disco cheio, perde-se a linha, e não o toque, nem o botão."""
+        server = self.serve()
+        for env in ({}, {"PYTHONUNBUFFERED": "1"}):
+            with open("/dev/full", "wb") as full:
+                button = self.button(server.port, stdout=full, env=env)
+            watcher = self.connect(server)
+            watcher.send(b"LED WATCH\n")
+            watcher.expect(b"\n")
+            for _ in range(2):
+                button.type("\n")
+                watcher.expect(b"\n")
+            self.assertEqual(button.stop(), 0)
 
-class TestLedSimulado(LedTestCase):
-    """Um PC sem placa: a lâmpada, a FIFO, iniciar e parar."""
+    def test_output_on_a_closed_terminal(self):
+        """L11: o terminal onde ele falava se fechou: o toque chega."""
+        server = self.serve()
+        watcher = self.watch(server)
+        master, slave = os.openpty()
+        read, write = os.pipe()
+        button = self.spawn("led_gpio.py", "botao", "127.0.0.1", server.port, "--gpio", "simulado", "--fifo",
+                            self.folder() / "fifo", ready=None, stdin=read, stdout=slave)
+        button.expect_error("à espera")
+        for fd in (slave, master, read):
+            os.close(fd)
+        for wanted in (b"LED ON\n", b"LED OFF\n"):
+            os.write(write, b"\n")
+            watcher.expect(wanted)
+        self.assertEqual(button.stop(), 0)
+        os.close(write)
 
-    def test_lamp(self):
-        """Cor só num terminal e sem NO_COLOR; num cano, texto limpo. O registro diz o que o programa em C dizia."""
-        for tty, env, wanted in ((True, {}, "\x1b\\[1;33m\\(\\*\\) LED aceso"),
-                                 (True, {"NO_COLOR": "1"}, r"^\(\*\) LED aceso\r?$"),
-                                 (False, {}, r"^\(\*\) LED aceso$")):
-            with self.subTest(tty=tty, env=env):
-                server = self.serve(tty=tty, env=env)
-                self.ask(server, b"LED ON")
-                server.expect(wanted)
-                server.expect_error("^LED Status: On$")
-                server.stop()  # apagado no fim, e isto também se registra
-                server.expect_error("^LED Status: Off$")
+    def test_edges_turned_off_by_another(self):
+        """C5: `echo none > edge` por outro programa não tira toque nenhum: 10 de 10."""
+        tree, house, now = FakeSysfs(self), FakeHouse(), [0.0]
+        args = self.parse("botao", "--sysfs", tree.root, "--gpio", "sysfs", "--repique", 5)
 
-    def test_syslog(self):
-        """A mesma marca e o mesmo texto do programa em C."""
-        fake, led = mock.Mock(), self.led.Led(FakePin())
-        with mock.patch.object(self.led, "syslog", fake):
-            led.watch(self.led.tell_console(FakeHouse()))
-            led.order("LED ON", "alguém")
-            led.order("LED ON", "alguém")
-            self.led.leave(led, self.parse("servidor"), FakeHouse())  # o do fim também
-        self.assertEqual(fake.syslog.mock_calls, [mock.call("LED Status: On"), mock.call("LED Status: Off")])
-        self.assertEqual(fake.openlog.mock_calls[0][1][0], "LED TCP")
+        def sleep(seconds):
+            """O relógio é de mentira: um toque de 30 ms a cada 100."""
+            now[0] += seconds
+            tree.put(516, "value", "0" if now[0] * 1000 % 100 < 30 else "1")
+            house.ending = now[0] > 0.999
+        with self.led.taken_pin(args, 4, False, FakeHouse()) as pin:
+            tree.put(516, "edge", "none\n")
+            with mock.patch.object(self.led.time, "sleep", sleep), \
+                    mock.patch.object(self.led.time, "monotonic", lambda: now[0]):
+                self.assertEqual(len(list(pin.presses(house))), 10)
+
+    def ancestor(self, orders):
+        """O led_process em C: um recv(), nenhuma resposta, shutdown() e close(). Devolve a porta; ouve em orders."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.settimeout(WATCHDOG_S)
+
+        def obey():
+            with contextlib.suppress(OSError), listener:
+                while True:
+                    with listener.accept()[0] as sock:
+                        orders.put(sock.recv(256))
+                        sock.shutdown(socket.SHUT_RDWR)
+        thread = threading.Thread(target=obey)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(listener.shutdown, socket.SHUT_RDWR)
+        return listener.getsockname()[1]
+
+    def test_the_ancestor_obeys(self):
+        """C16: quem fecha sem dizer nada é o led_process em C: dito uma vez, recebe LED ON e LED OFF alternados."""
+        orders = queue.Queue()
+        button = self.button(self.ancestor(orders))
+        for _ in range(3):
+            button.type("\n")
+        for wanted in (b"LED STATUS\n", b"LED ON\n", b"LED OFF\n", b"LED ON\n"):
+            self.assertEqual(orders.get(timeout=WATCHDOG_S), wanted)
+        button.expect(r"^toque: LED ON -> \(sem resposta\)\ntoque: LED OFF -> .*\ntoque: LED ON -> ")
+        button.stop()
+        self.assertEqual(button.errors().count("led_process em C"), 1)
+
+    def test_password_is_read_at_the_start(self):
+        """N10: o arquivo da senha que falta se diz já, e não ao primeiro toque."""
+        result = self.run_script("led_gpio.py", "botao", "127.0.0.1", 1, "--gpio", "simulado", "--fifo",
+                                 self.folder() / "fifo", "--senha-arquivo", "/nao/existe", status=1)
+        self.assertRegex(result.err, r"erro: /nao/existe não existe\. Uma senha nova: .*\n\Z")
+
+
+class TestLedGpioConversation(LedTestCase):
+    """enviar, e o que a rede lhe faz."""
+
+    def test_send_errors(self):
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            result = self.run_script("led_gpio.py", "enviar", "LED ON", "127.0.0.1", closed.getsockname()[1])
+            port = closed.getsockname()[1]
+        self.assert_one_line_error(result, f"escuta em 127.0.0.1 porta {port}", f"./led_gpio.py 127.0.0.1 {port}")
+        result = self.run_script("led_gpio.py", "enviar", "LED ON", "a..b")
+        self.assert_one_line_error(result, "não encontro a máquina 'a..b'")
+
+    def test_send_escapes_what_the_server_says(self):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            def evil():
+                for text in (b"OK \x1b]0;x\x07\n", b"OK " + b"x" * 999):
+                    with listener.accept()[0] as sock:
+                        sock.recv(100)
+                        sock.sendall(text)
+                        with contextlib.suppress(ConnectionError):
+                            sock.recv(1)  # ele desliga sem esperar pelo fim da linha
+            thread = threading.Thread(target=evil)
+            thread.start()
+            wanted = "OK \\x1b]0;x\\x07\n", "OK ".ljust(self.led.LINE_LIMIT, "x") + "\n"
+            for text in wanted:
+                result = self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", listener.getsockname()[1])
+                self.assertEqual(result.text, text)
+            thread.join()
+        typed = self.parse("enviar", "on\nLED OFF").comando
+        self.assertNotIn("\n", typed, "um comando é uma linha só")
+
+    def test_server_that_drips(self):
+        """Há um prazo para a conversa inteira: quem responde um byte de cada vez não segura `enviar` nem o botão."""
+        quick = {"ANSWER_S": 0.2, "LINE_LIMIT": 10**6}
+        for head in (b"", b"OK LED OFF\n"):
+            port = self.dripping(head)
+            result = self.run_script("led_gpio.py", "enviar", "WATCH", "127.0.0.1", port, constants=quick)
+            self.assertEqual((result.status, result.text), (1, head.decode()))
+            self.assertRegex(result.err, "não respondeu")
+        button = self.spawn("led_gpio.py", "botao", "127.0.0.1", self.dripping(), "--gpio", "simulado", "--fifo",
+                            self.folder() / "fifo", ready=None, constants=quick)
+        button.type("\n")
+        button.expect_error("não respondeu.*o toque espera")
+
+    def test_server_that_hangs_up(self):
+        """EPIPE e RST são a rede, e se explicam; só o EPIPE da nossa saída é o terminal que se foi."""
+        args = self.parse("botao")
+        with mock.patch.object(self.led.socket, "create_connection") as connect:
+            sock = connect.return_value
+            sock.sendall.side_effect = BrokenPipeError
+            for end in (ConnectionResetError, lambda size: b""):
+                sock.recv.side_effect = end
+                with self.assertRaisesRegex((self.led.Failure, self.led.Mute), "desligou"), \
+                        self.led.Conversation(args) as conversation:
+                    conversation.ask("LED STATUS")
+            with self.assertRaises(BrokenPipeError), self.led.Conversation(args):
+                raise BrokenPipeError
+
+    def test_watch_from_the_shell(self):
+        server = self.serve()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.ask(server, b"LED OFF")
+            watcher = self.spawn("led_gpio.py", "enviar", "LED", "WATCH", "127.0.0.1", server.port,
+                                 ready="^OK LED OFF$", status=130)
+            self.ask(server, b"LED ON")
+            watcher.expect("^LED ON$")
+            watcher.stop(number)
+        last = self.spawn("led_gpio.py", "enviar", "LED", "WATCH", "127.0.0.1", server.port, ready="^OK LED ON$",
+                          status=1)
+        server.stop()
+        self.assertEqual(last.wait(), 1)
+        self.assertRegex(last.errors(), "porta [0-9]+ desligou$")  # sem conselhos: o servidor acabou, e é tudo
+        server = self.serve()
+        result = self.run_script("led_gpio.py", "enviar", "LED PISCA", "127.0.0.1", server.port, status=1)
+        self.assertRegex(result.text, "^ERRO ")
+
+    def test_the_ancestor_obeys_enviar(self):
+        """C16: ON e OFF foram cumpridos, e é 0; o que ele não conhece não foi, e é 1."""
+        orders = queue.Queue()
+        port = TestLedGpioButton.ancestor(self, orders)
+        for command, status in (("ON", 0), ("OFF", 0), ("STATUS", 1), ("WATCH", 1)):
+            result = self.run_script("led_gpio.py", "enviar", command, "127.0.0.1", port, status=status)
+            self.assertEqual((result.text, result.err.count("\n")), ("", 1))
+            self.assertRegex(result.err, "desligou sem responder: deve ser o led_process em C")
+            self.assertEqual(orders.get(timeout=WATCHDOG_S), f"LED {command}\n".encode())
+
+    def test_why_not(self):
+        """N16, C14: cada falha de rede tem o seu motivo, em português, e só a de TLS fala de TLS."""
+        explain = self.led.Conversation(self.parse("botao", "192.0.2.9")).explain
+        for code, words in ((errno.EHOSTUNREACH, "não há caminho até lá"), (errno.ENETUNREACH, "não há rede até lá"),
+                            (errno.EAFNOSUPPORT, "não fala essa família")):
+            text = explain(OSError(code, os.strerror(code)))
+            self.assertIn(words, text)
+            self.assertNotIn("TLS", text)
+        bad = ssl.SSLCertVerificationError("x")
+        for code, words in ((62, "é de outro nome"), (64, "é de outro endereço"), (10, "venceu"),
+                            (99, "strange thing")):
+            bad.verify_code, bad.verify_message = code, "strange thing"
+            self.assertRegex(explain(bad), f"o certificado de 192.0.2.9 porta 5555 {words} .*--ca")
+
+    def test_tls_there_and_not_here(self):
+        """N16: o servidor só fala TLS, e recusa com um alerta: é isso que se diz, e não bytes estranhos."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            def alert():
+                with listener.accept()[0] as sock:
+                    sock.recv(100)
+                    sock.sendall(b"\x15\x03\x01\x00\x02\x02\x46")
+            thread = threading.Thread(target=alert)
+            thread.start()
+            result = self.run_script("led_gpio.py", "enviar", "ON", "127.0.0.1", listener.getsockname()[1])
+            thread.join()
+        self.assert_one_line_error(result, "só conversa por TLS: acrescente --tls")
+
+
+class TestLedGpioSecret(LedTestCase):
+    """A senha, e o TLS."""
+
+    def test_proof(self):
+        """RFC 4231, caso 2; e o mesmo que o openssl do README calcula."""
+        self.assertEqual(self.led.proof(b"Jefe", "what do ya want for nothing?"),
+                         "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843")
+
+    def test_beyond_loopback_wants_a_secret(self):
+        addresses = ["0.0.0.0", "0x0", *["::", "::0"] * socket.has_dualstack_ipv6()]
+        for address in addresses:  # escrito como for
+            with self.assertRaisesRegex(self.led.Failure, "--senha-arquivo.*--sem-senha"), \
+                    self.led.ready_led(self.parse("servidor", address, "0"), FakeHouse()):
+                pass
+        result = self.run_script("led_gpio.py", "0.0.0.0", 0, "--gpio", "simulado")
+        self.assert_one_line_error(result, "--senha-arquivo", "--sem-senha", "openssl rand")
+        server = self.spawn("led_gpio.py", "0.0.0.0", 0, "--gpio", "simulado", "--sem-senha")
+        server.expect_error("aviso: --sem-senha")
+        self.assertEqual(self.ask(server, b"LED ON"), b"OK LED ON")
+
+    def test_everywhere_is_both_families(self):
+        """`::`, escrito como for, atende IPv4 também."""
+        if not socket.has_dualstack_ipv6():
+            self.skipTest("sem IPv6 de pilha dupla aqui")
+        server = self.spawn("led_gpio.py", "0::0", 0, "--gpio", "simulado", "--sem-senha")
+        for server.host in ("127.0.0.1", "::1"):
+            self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
+
+    def test_secret(self):
+        """Sem a senha nada muda; com ela, botão e enviar entram sozinhos; errar custa cada vez mais espera."""
+        secret, wrong = self.secret(), self.secret("outra senha qualquer")
+        server = self.serve("--senha-arquivo", secret)
+        conn = self.connect(server)
+        challenge = conn.expect(b"\n").decode().split()
+        self.assertEqual((challenge[0], len(challenge[1])), ("DESAFIO", 64))
+        other = self.connect(server).expect(b"\n").decode().split()
+        self.assertNotEqual(challenge[1], other[1], "cada conversa tem o seu desafio")
+        conn.send(b"LED ON\0")  # o botão em C, sem senha
+        self.assertRegex(conn.expect(b"\n"), b"ERRO falta a senha")
+        conn.expect_eof()
+        result = self.run_script("led_gpio.py", "enviar", "LED", "OFF", "127.0.0.1", server.port)
+        self.assert_one_line_error(result, "--senha-arquivo")
+        waits, conn = [], self.connect(server)
+        conn.expect(b"\n")  # quem só não sabia da senha não fez ninguém esperar
+        self.assertEqual(self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", server.port, "--senha-arquivo",
+                                         secret).text, "OK LED ON\n")
+        conn.send("RESPOSTA errada\n")
+        self.assertRegex(conn.expect(b"\n"), b"ERRO senha recusada")
+        for _ in range(2):  # dentro da espera nem a resposta certa vale
+            conn = self.connect(server)
+            text = conn.expect(b"\n").decode().split()[1]
+            conn.send("RESPOSTA " + self.led.proof(b"uma senha de teste", text) + "\n")
+            waits.append(float(conn.expect(b"\n").split()[-2]))
+        self.assertLessEqual(max(waits), 1)
+        self.until(lambda: self.run_script("led_gpio.py", "enviar", "on", "127.0.0.1", server.port, "--senha-arquivo",
+                                           secret).text == "OK LED ON\n", "a espera passar e a senha certa entrar")
+        result = self.run_script("led_gpio.py", "enviar", "off", "127.0.0.1", server.port, "--senha-arquivo", wrong)
+        self.assert_one_line_error(result, "senha recusada", "espere")
+        server.expect_error("senha errada de 127.0.0.1")
+
+    def test_mute_at_the_door(self):
+        """Quem não responde ao desafio tem um prazo."""
+        server = self.serve("--senha-arquivo", self.secret(), constants={"LOGIN_S": 0.2})
+        conn = self.connect(server)
+        conn.expect(b"DESAFIO ")
+        self.assertNotIn(b"OK", conn.expect_eof())
+
+    def test_penalty_grows_and_the_table_is_bounded(self):
+        secret = self.led.Secret(b"segredo!", lambda text: None)
+        now, waits = 100.0, []
+
+        def judge(host, line=b""):
+            line = line or b"RESPOSTA " + self.led.proof(b"segredo!", "desafio").encode()
+            return secret.judge(line, "desafio", self.led.source_of(host))[1]
+        with mock.patch.object(self.led.time, "monotonic", lambda: now):
+            for _ in range(9):
+                waits.append(float(judge("2001:db8::7", b"RESPOSTA errada").split()[-2]))
+                self.assertRegex(judge("2001:db8::8"), "^ERRO", "a /64 é uma: na espera nem a resposta certa vale")
+                for other in ("2001:db8:0:1::7", "192.0.2.7"):
+                    self.assertEqual(judge(other), "OK senha aceita")
+                now += waits[-1]
+            self.assertEqual(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60])
+            self.assertEqual(judge("2001:db8::7"), "OK senha aceita")
+            self.assertEqual(secret.offenders, {})
+            for i in range(self.led.MAX_OFFENDERS + 50):
+                judge(f"10.0.{i // 256}.{i % 256}", b"RESPOSTA errada")
+        self.assertEqual(len(secret.offenders), self.led.MAX_OFFENDERS)
+
+    def test_bad_secret_files(self):
+        for path, words in ((self.secret("curta"), ("8 bytes", "openssl")), ("/nao/existe", ("openssl",))):
+            self.assert_one_line_error(self.run_script("led_gpio.py", "--senha-arquivo", path), *words)
+        shared = self.secret()
+        shared.chmod(0o644)
+        self.assert_one_line_error(self.run_script("led_gpio.py", "--senha-arquivo", shared), "chmod 600")
+
+    def test_tls(self):
+        """Cifrado dos dois lados, com certificado de cliente; quem não fala TLS não atrapalha."""
+        if not shutil.which("openssl"):
+            self.skipTest("falta o comando openssl, que cria o certificado do teste")
+        folder = self.folder()
+        cert, key = folder / "cert.pem", folder / "chave.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=localhost", "-addext",
+                        "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True, stderr=subprocess.DEVNULL)
+        server = self.serve("--certificado", cert, "--chave", key, "--ca-clientes", cert,
+                            constants={"ANSWER_S": 0.2, "LOGIN_S": 2 * WATCHDOG_S})
+        mute, plain = self.connect(server), self.connect(server)  # mudo até o fim: o servidor não espera por ele
+        plain.send(b"LED ON\n")
+        ours = ("--certificado", cert, "--chave", key)
+        run = functools.partial(self.run_script, "led_gpio.py", "enviar", "LED", "ON", "127.0.0.1", server.port)
+        self.assertEqual(run("--tls", "--ca", cert, *ours, status=0).text, "OK LED ON\n")
+        self.assert_one_line_error(run("--tls", *ours), "certificate verify failed", "--ca")
+        self.assertEqual(run("--tls", "--sem-verificar", *ours, status=0).text, "OK LED ON\n")
+        self.assertEqual(run("--tls", "--ca", cert).status, 1, "sem certificado de cliente")
+        plain.expect_eof()
+        context = ssl.create_default_context(cafile=str(cert))
+        context.load_cert_chain(str(cert), str(key))
+        conn = self.connect(server)
+        conn.sock = context.wrap_socket(conn.sock, server_hostname="localhost")
+        self.addCleanup(conn.sock.close)
+        conn.send(b"LED WATCH\n")
+        conn.expect(b"OK LED ON\n")
+        conn.send(b"LED OFF")
+        conn.expect(b"OK LED OFF\n")
+        server.stop()
+        mute.expect_eof()
+        result = self.run_script("led_gpio.py", "--certificado", key)
+        self.assert_one_line_error(result, f"{key}: não são certificado e chave")
+
+    def test_tls_options_never_end_in_plain_text(self):
+        """Quem pede uma parte do TLS pede o TLS: nenhuma destas opções é esquecida em silêncio."""
+        for options in (("--chave", "x.pem"), ("--ca-clientes", "x.pem"), ("--ca", "x.pem"), ("--tls",)):
+            result = self.run_script("led_gpio.py", "127.0.0.1", 0, "--gpio", "simulado", *options)
+            self.assert_one_line_error(result, "--certificado", status=2)
+        server = self.serve()
+        for options in (("--ca", "/nao/existe"), ("--sem-verificar",), ("--certificado", "/nao/existe")):
+            result = self.run_script("led_gpio.py", "enviar", "ON", "127.0.0.1", server.port, *options)
+            self.assert_one_line_error(result, "")
+
+    def test_three_faults_three_sentences(self):
+        """N9: não existe, é curta, é de todos: três frases; nenhuma manda apagar uma senha que serve."""
+        short, shared, folder = self.secret("curta"), self.secret(), self.folder()
+        shared.chmod(0o644)
+        for path, words, never in ((folder / "x", "não existe", "chmod"), (short, "menos de 8 bytes", f"> {short}"),
+                                   (shared, "chmod 600", "rand"), (folder, "é uma pasta", "rand")):
+            with self.assertRaisesRegex(self.led.Failure, words) as caught:
+                self.led.read_secret(str(path))
+            self.assertNotIn(never, str(caught.exception))
+
+
+class TestLedGpioHouse(LedTestCase):
+    """O processo: o que diz, como começa, como acaba; iniciar, --fundo e parar; a linha de comando."""
+
+    def test_output_that_nobody_reads(self):
+        """Canos cheios em stdout e stderr: o LED obedece assim mesmo, e o fim não espera por eles."""
+        pipes = [os.pipe() for _ in range(2)]
+        for pipe in pipes:
+            for fd in pipe:
+                self.addCleanup(os.close, fd)
+            os.set_blocking(pipe[1], False)
+            with contextlib.suppress(BlockingIOError):
+                while os.write(pipe[1], b"x" * 4096):
+                    pass
+            os.set_blocking(pipe[1], True)
+        os.read(pipes[0][0], 4096)  # lugar para a primeira linha, e para pouco mais
+        command = self.command("led_gpio.py", "127.0.0.1", 0, "--gpio", "simulado")
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipes[0][1], stderr=pipes[1][1],
+                                 env=child_env())
+        try:
+            text = b""
+            while not re.search(rb"porta \d+\n", text):
+                self.assertTrue(select.select([pipes[0][0]], [], [], WATCHDOG_S)[0], "o servidor não subiu")
+                text = text[-100:] + os.read(pipes[0][0], 4096)
+            with contextlib.suppress(BlockingIOError):  # cheio de novo
+                os.set_blocking(pipes[0][1], False)
+                while os.write(pipes[0][1], b"x"):
+                    pass
+            os.set_blocking(pipes[0][1], True)
+            server = types.SimpleNamespace(host="127.0.0.1", port=int(re.search(rb"porta (\d+)\n", text).group(1)))
+            for wanted in (b"OK LED ON", b"OK LED OFF") * 3:
+                self.assertEqual(self.ask(server, b"LED TOGGLE"), wanted)
+            child.terminate()
+            self.assertEqual(child.wait(WATCHDOG_S), 0)
+        finally:
+            child.kill()
+            child.wait()
+
+    def test_terminal_that_nobody_reads(self):
+        """Uma janela congelada: o terminal enche, e quem fala não espera por ele."""
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        with open(slave, "w") as out, mock.patch.object(self.led.sys, "stdout", out), \
+                mock.patch.object(self.led.signal, "signal"):
+            house = self.led.House()
+            thread = threading.Thread(target=lambda: [house.say("x" * (i % 70)) for i in range(5000)])
+            thread.start()
+            thread.join(WATCHDOG_S)
+            stuck = thread.is_alive()
+            screen = house.voice.screen
+            drain = threading.Thread(target=lambda: [os.read(master, 4096) for _ in iter(screen.is_alive, False)])
+            drain.start()
+            house.close()
+            screen.join(WATCHDOG_S)
+            os.write(slave, b"fim")
+            drain.join(WATCHDOG_S)
+        self.assertFalse(stuck, "a voz espera por quem não lê")
+
+    def test_log_is_bounded(self):
+        """O arquivo de --fundo recomeça ao passar do teto; o que o usuário redireciona é dele, e só cresce."""
+        for ours, low, high in ((True, 100, 1100), (False, 5000, 5000)):
+            with open(self.folder() / "log", "a") as out, mock.patch.object(self.led, "LOG_LIMIT", 1000), \
+                    mock.patch.object(self.led.signal, "signal"):
+                house = self.led.House()
+                house.voice.close()
+                house.voice = types.SimpleNamespace(note=lambda text: os.write(out.fileno(), text.encode() + b"\n"))
+                house.log = out.fileno() if ours else None
+                for _ in range(50):
+                    house.note("x" * 99)
+                size = os.fstat(out.fileno()).st_size
+            self.assertTrue(low <= size <= high, size)
 
     def test_pipe_closed(self):
         """`| head -1`: a lâmpada não tem mais onde ser desenhada, e o servidor acaba quieto."""
@@ -6248,64 +6812,6 @@ class TestLedSimulado(LedTestCase):
             self.ask(server, b"LED ON")
         self.assertEqual(server.wait(), 1)
         self.assertNotRegex(server.errors(), "rror|Errno")
-
-    def test_fifo(self):
-        """Criada só para o dono, `echo 0` é um toque, some no fim; o que não for uma FIFO nossa é recusado."""
-        fifo, server = self.folder() / "fifo", self.serve()
-        args = ("botao", "127.0.0.1", server.port, "--gpio", "simulado", "--fifo", fifo)
-        button = self.spawn("led_gpio.py", *args, ready=None, stdin=subprocess.DEVNULL)
-        button.expect_error("à espera")
-        self.assertEqual(stat.S_IMODE(fifo.stat().st_mode), 0o600)
-        for wanted in ("ON", "OFF"):
-            fifo.write_text("0\n")
-            button.expect(f"^toque: LED {wanted} -> OK LED {wanted}$")
-        button.stop()
-        self.assertFalse(fifo.exists())
-
-    def test_fifo_of_another_button(self):
-        """A FIFO de um botão que roda não serve a outro, nem some quando o outro desiste; a de um que morreu serve."""
-        fifo, server = self.folder() / "fifo", self.serve()
-        args = ("botao", "127.0.0.1", server.port, "--gpio", "simulado", "--fifo", fifo)
-        button = self.spawn("led_gpio.py", *args, ready=None, stdin=subprocess.DEVNULL, status=None)
-        button.expect_error("à espera")
-        second = self.run_script("led_gpio.py", *args)
-        self.assertRegex(second.err, "erro: .*já tem quem a leia.*--fifo OUTRO\n\\Z")
-        fifo.write_text("0\n")
-        button.expect("^toque: LED ON -> OK LED ON$")
-        button.kill()
-        button.wait()
-        heir = self.spawn("led_gpio.py", *args, ready=None, stdin=subprocess.DEVNULL)
-        heir.expect_error("à espera")
-
-    def test_fifo_refused(self):
-        pin = self.led.SimulatedPin
-        for kind in ("file", "link", "open to others", "device", "folder", "not ours"):
-            with self.subTest(kind):
-                path = self.folder() / "x"
-                if kind == "file":
-                    path.write_text("meu")
-                    path.chmod(0o600)
-                elif kind == "link":
-                    os.mkfifo(path.with_name("y"), 0o600)
-                    path.symlink_to("y")
-                elif kind == "open to others":
-                    os.mkfifo(path)
-                    path.chmod(0o666)
-                elif kind == "device":
-                    path = pathlib.Path("/dev/null")
-                elif kind == "folder":
-                    path.mkdir(0o700)
-                else:
-                    if os.geteuid():
-                        self.skipTest("só root cria um arquivo de outro dono")
-                    os.mkfifo(path, 0o600)
-                    os.chown(path, 65534, 65534)
-                before = os.lstat(path)
-                with self.assertRaisesRegex(self.led.Failure, f"ls -l {path}.*echo.*rm.*--fifo"):
-                    pin(types.SimpleNamespace(fifo=str(path)), 4, False, None).open()
-                after = os.lstat(path)
-                self.assertEqual((before.st_ino, before.st_size, before.st_mode),
-                                 (after.st_ino, after.st_size, after.st_mode))
 
     def start(self, *args):
         """(ambiente, FIFO, argumentos) de um `iniciar` que não mexe na casa de ninguém."""
@@ -6401,6 +6907,54 @@ class TestLedSimulado(LedTestCase):
             innocent.kill()
             innocent.wait()
 
+    def test_log_on_a_full_disk(self):
+        """L11: em segundo plano, com o registro num disco cheio, o LED obedece."""
+        env, fifo, args = self.start("--fundo")
+        run = functools.partial(self.run_script, "led_gpio.py", env=env)
+        log = pathlib.Path(env["HOME"], ".led_gpio.log")
+        log.write_bytes(b"x" * 1024)
+        began = run(*args, status=0, prefix=("sh", "-c", 'ulimit -f 2; exec "$@"', "sh"))  # em blocos de 512 bytes
+        server = types.SimpleNamespace(host="127.0.0.1", port=int(re.search("porta ([0-9]+)", began.text)[1]))
+        try:
+            for wanted in (b"OK LED ON", b"OK LED OFF") * 3:
+                self.assertEqual(self.ask(server, b"LED TOGGLE"), wanted)
+        finally:
+            self.assertRegex(run("parar", status=0).text, "^parado: pid")
+        self.assertEqual(log.read_bytes(), b"x" * 1024)
+
+    def test_the_lamp_is_where_the_banner_says(self):
+        """N8: em segundo plano a lâmpada está no registro, e é isso que se diz."""
+        pin = self.led.SimulatedPin(self.parse("iniciar", "--fundo"), 17, True, None)
+        self.assertRegex(str(pin), r"^simulado, em ~/\.led_gpio\.log$")
+        self.assertEqual(str(self.led.SimulatedPin(self.parse("iniciar"), 17, True, None)), "simulado, neste terminal")
+
+    def test_one_pin_for_two(self):
+        """C4: o LED e o botão na mesma linha: estado 2, por qualquer caminho."""
+        for gpio in ("auto", "sysfs", "chardev", "simulado"):
+            result = self.run_script("led_gpio.py", "iniciar", "--led", 4, "--gpio", gpio)
+            self.assert_one_line_error(result, "GPIO4", "--botao", status=2)
+
+    def test_words_out_of_place(self):
+        """N14: uma ação depois de uma opção, ou um verbo que não há: diz-se o comando certo."""
+        for words, right in ((("--led", "4", "iniciar"), "./led_gpio.py iniciar --led 4"),
+                             (("--gpio", "simulado", "botao", "::1"), "./led_gpio.py botao --gpio simulado ::1"),
+                             (("servidor", "iniciar"), "./led_gpio.py iniciar"),
+                             (("ligar",), "./led_gpio.py enviar ON"), (("status",), "./led_gpio.py enviar STATUS"),
+                             (("LED", "ON"), "./led_gpio.py enviar ON"), (("start",), "./led_gpio.py iniciar")):
+            result = self.run_script("led_gpio.py", *words)
+            self.assert_one_line_error(result, right + " ", status=2)
+
+    def test_each_action_shows_its_own_options(self):
+        """Uma opção que só outra ação usa não aparece na ajuda; aceita-se, e diz-se que nada muda."""
+        helps = {action: self.run_script("led_gpio.py", action, "--help", status=0).text for action in self.led.ACTIONS}
+        for option, owners in (("--led N", {"servidor", "iniciar"}), ("--repique", {"botao", "iniciar"}),
+                               ("--validade", {"botao"}), ("--tls", {"botao", "enviar"}),
+                               ("--fundo", {"servidor", "botao", "iniciar"}),
+                               ("--senha-arquivo", {"servidor", "botao", "enviar", "iniciar"})):
+            self.assertEqual({action for action, text in helps.items() if option in text}, owners, option)
+        server = self.serve("--repique", 80)
+        server.expect_error("^aviso: --repique não muda nada em servidor$")
+
 
 def each(*names):
     """Decora um teste para rodar uma vez por script."""
@@ -6489,7 +7043,7 @@ def births(tree):
 
 each_script = each(*SCRIPTS)
 # Os que já se contam do programa ingênuo ao que aguenta (quem termina o seu, põe-no aqui).
-RETOLD = ()
+RETOLD = ("led_gpio.py",)
 each_retold = each(*RETOLD)
 each_server = each("servidor.py", "servidor_udp.py", "led_gpio.py")
 each_source = each(*SCRIPTS, "test_all.py")
