@@ -30,18 +30,27 @@ O que lhe falta, e cada parte deste arquivo cura uma falta:
     4  quem conecta e se cala faz todos esperar ........... Server, Client
     5  o contato treme, e o toque sem servidor se perde ... Button, Conversation
     6  qualquer um na rede manda no LED ................... Secret
+    7  um navegador só o acende a mando de outro site ..... Page
 
 O que ele não faz: mandar em mais de um LED, variar o brilho e, sem --certificado, cifrar.
 """
 import argparse
+import base64
+import collections
 import contextlib
 import errno
 import glob
+import hashlib
 import hmac
+import html
+import http.client
+import http.cookies
 import io
+import ipaddress
 import os
 import queue
 import re
+import secrets
 import select
 import selectors
 import shlex
@@ -53,6 +62,7 @@ import struct
 import sys
 import threading
 import time
+import urllib.parse
 from typing import NamedTuple, Optional
 
 # No Windows só existem a simulação e os clientes.
@@ -771,7 +781,6 @@ FAILED_PEERS = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, e
 
 # Ninguém é desligado sem uma palavra: quem se cala é o antepassado em C, que obedece assim mesmo.
 NO_PLACE = "ERRO sem lugar para mais esta conexão"
-NOT_HTTP = "Esta porta obedece a linhas como LED ON, e não a pedidos HTTP.\n".encode()
 
 
 class Client(threading.Thread):
@@ -903,14 +912,9 @@ class Client(threading.Thread):
             self.challenged = True
             self.send(f"DESAFIO {self.challenge}")
 
-    def speak(self, _start):
-        """Um navegador, que nunca chega às linhas. _start: o que ele já disse, do começo.
-
-        É aqui que outro protocolo toma a conexão: self.receive() lê o resto, self.write() escreve.
-        """
-        head = ("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
-                f"Content-Length: {len(NOT_HTTP)}\r\nConnection: close\r\n\r\n")
-        self.hang_up(head.encode() + NOT_HTTP)
+    def speak(self, start):
+        """Um navegador, que nunca chega às linhas. start: o que ele já disse, do começo."""
+        self.server.page.serve(self, start)
 
     def send(self, text):
         self.write(text.encode() + b"\n")
@@ -987,6 +991,7 @@ class Server:
         self.args = args
         self.house = house
         self.clients = set()
+        self.page = Page(self)
 
     def run(self, listener):
         """Aceita até a hora de parar; depois espera que as threads dos clientes acabem."""
@@ -1404,6 +1409,476 @@ def read_secret(path):
     if os.name == "posix" and mode & 0o077:
         raise Failure(f"{path}: outros usuários podem ler a senha. Só você: chmod 600 {again}")
     return secret
+
+
+# ---------------------------------------------------------------------------------------------
+# 7. Page: um navegador também é alguém
+#
+# Um navegador fala HTTP (RFC 9112) com qualquer porta, a mando de qualquer site que se visite: sem
+# cuidado, uma página de fora acenderia este LED. Aqui quem abre http://ENDEREÇO:5555/ vê a lâmpada
+# e a liga; o que vem de outro site (Host, Origin, Sec-Fetch-Site: RFC 6454, Fetch) é recusado, e um
+# POST só vale com a ficha que está dentro da página, e que só ela pode ler.
+
+# Bytes do cabeçalho de um pedido (o de um navegador tem uns 600) e do corpo dele.
+HEAD_LIMIT = 16 * 1024
+BODY_LIMIT = 4 * 1024
+# Páginas que veem o LED ao vivo ao mesmo tempo, em tudo e de um endereço só: cada uma ocupa um
+# lugar. Um navegador abre até seis conexões a um endereço, e o botão precisa de uma; as páginas que
+# ficam de fora perguntam de 3 em 3 segundos.
+MAX_VIEWERS = 16
+MAX_VIEWERS_PER_SOURCE = 4
+# Segundos que um pedido tem para chegar inteiro.
+REQUEST_S = 5
+# Segundos entre dois comentários em /eventos: quem se foi sem avisar é notado.
+HEARTBEAT_S = 15
+# Segundos que dura a sessão de quem deu a senha; e quantas se guardam.
+SESSION_S = 12 * 3600
+MAX_SESSIONS = 64
+
+# O nome do cookie da sessão; a porta o separa do de outro LED na mesma máquina.
+COOKIE = "sessao{port}"
+REQUEST_LINE = re.compile(r"([A-Z]+) (\S+) HTTP/1\.[01]", re.ASCII)
+REASONS = {
+    200: "OK",
+    303: "See Other",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+    503: "Service Unavailable",
+}
+
+# A página inteira está aqui, em três textos: o estilo, o script e o corpo. Nada se busca fora: num
+# Pi sem internet ela é a mesma. O estado vai escrito em palavras, além da cor, e um leitor de tela
+# o anuncia (role=status); as cores são as do sistema, claras ou escuras.
+STYLE = """
+:root { color-scheme: light dark; font: 1.1rem/1.5 system-ui, sans-serif }
+body { max-width: 34rem; margin: 0 auto; padding: 1rem; text-align: center }
+.lampada { width: 8rem; height: 8rem; margin: 1rem auto; border: .3rem solid; border-radius: 50% }
+[data-led=ON] .lampada { background: #fd3; box-shadow: 0 0 3rem #fd3 }
+#estado { font-size: 1.4rem; font-weight: bold; margin: 0 }
+button, input { font: inherit; padding: .6rem 2rem; max-width: 100%; box-sizing: border-box }
+pre { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere; min-height: 6em;
+      padding: .5rem; border: 1px solid }
+h2 { font-size: 1.1rem; margin-top: 2rem }
+"""
+
+# Sem este script a página ainda mostra o estado e o botão funciona; com ele, a lâmpada é ao vivo, e
+# as linhas que vão e vêm aparecem. Todo texto que chega entra por textContent: nunca é HTML.
+SCRIPT = """
+const form = document.forms[0], lines = document.getElementById('linhas')
+const state = document.getElementById('estado'), who = document.getElementById('quem')
+let last = '', since = 0
+function log(arrow, text) {
+  lines.textContent = (arrow + ' ' + text + '\\n' + lines.textContent).slice(0, 2000)
+}
+function show(reply) {
+  const found = reply.match(/LED (ON|OFF)$/)
+  if (!found) return
+  document.body.dataset.led = found[1]
+  state.textContent = found[1] == 'ON' ? 'aceso' : 'apagado'
+}
+function age() {
+  if (last) who.textContent = last + ', há ' + Math.round((Date.now() - since) / 1000) + ' s'
+}
+async function ask(line) {
+  log('->', line)
+  try {
+    const headers = {'X-Ficha': form.ficha.value}
+    const answer = await fetch('/comando', {method: 'POST', headers, body: line})
+    const reply = (await answer.text()).trim()
+    log('<-', reply)
+    show(reply)
+  } catch {
+    log('<-', '(sem resposta)')
+    state.textContent = 'sem notícias do LED'
+  }
+}
+// Uma aba escondida larga o seu lugar: um navegador só abre seis conexões a cada endereço.
+let source, timer
+function listen() {
+  clearTimeout(timer)
+  if (source) source.close()
+  if (document.hidden) return
+  source = new EventSource('/eventos')
+  source.onmessage = event => {
+    const [line, by, seconds] = event.data.split('\\n')
+    log('<-', line)
+    show(line)
+    last = seconds ? by : ''
+    since = Date.now() - seconds * 1000
+    age()
+  }
+  source.onerror = () => {
+    source.close()
+    ask('LED STATUS')
+    timer = setTimeout(listen, 3000)
+  }
+}
+form.onsubmit = event => {
+  event.preventDefault()
+  ask('LED TOGGLE')
+}
+document.onvisibilitychange = listen
+setInterval(age, 1000)
+listen()
+"""
+
+LAMP = """<div class=lampada aria-hidden=true></div>
+<p id=estado role=status>{state}</p>
+<p id=quem>{who}</p>
+<form method=post action=/comando><input type=hidden name=ficha value={token}>
+<button name=comando value="LED TOGGLE">Acender ou apagar</button></form>
+<noscript><p>Sem JavaScript, recarregue a página para ver o LED de novo.</p></noscript>
+<h2>O que acabou de passar pela rede</h2>
+<pre id=linhas></pre>
+<p>São as mesmas linhas de <code>echo LED TOGGLE | nc {host} {port}</code></p>
+<script>{script}</script>"""
+
+LOGIN = """<p>Este LED pede a senha: o texto do arquivo de --senha-arquivo.</p>
+<form method=post action=/entrar><input type=hidden name=ficha value={token}>
+<p><label>Senha <input type=password name=senha autocomplete=current-password autofocus></label></p>
+<button>Entrar</button></form>"""
+
+
+def hashed(text):
+    """A fonte de um CSP que deixa passar só este texto (CSP 3, 6.7.3): nada que se injete roda."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+# O que o navegador pode fazer por esta página (CSP 3): rodar o script e o estilo acima, falar com
+# esta mesma porta, e mais nada. Mesmo se algo nos escapasse, de fora nada roda, nem se carrega; e
+# nenhum outro site a mostra dentro de si, para que cliquem no botão sem saber (clickjacking).
+CONTENT_SECURITY_POLICY = (
+    f"default-src 'none'; style-src {hashed(STYLE)}; script-src {hashed(SCRIPT)}; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+
+
+class Refusal(Exception):
+    """Um pedido que não se atende: o estado HTTP, e a frase que se mostra a quem pediu."""
+
+    def __init__(self, status, text):
+        super().__init__(text)
+        self.status = status
+
+
+class Request(NamedTuple):
+    """Um pedido HTTP inteiro."""
+
+    method: str
+    path: str
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    def field(self, name):
+        """Um campo de formulário; "" se não veio."""
+        # application/x-www-form-urlencoded, o que um <form> manda.
+        form = urllib.parse.parse_qs(self.body.decode("utf-8", "replace"))
+        return form.get(name, [""])[0]
+
+
+def parse_head(head: bytes) -> Request:
+    """Cabeçalho (RFC 9112, 3 e 5) -> pedido, ainda sem corpo; Refusal se não se entende."""
+    line, _, rest = head.lstrip(b"\r\n").partition(b"\n")
+    found = REQUEST_LINE.fullmatch(line.decode("latin-1").strip())
+    if not found:
+        raise Refusal(400, "Isto não é um pedido HTTP/1.1.")
+    try:
+        headers = http.client.parse_headers(io.BytesIO(rest + b"\r\n"))
+    except http.client.HTTPException:
+        raise Refusal(400, "O cabeçalho deste pedido não se entende.") from None
+    # Dois Host seriam duas respostas à pergunta "de quem é esta página?" (RFC 9112, 3.2); e um corpo
+    # aos pedaços (chunked) nenhum navegador manda aqui.
+    if len(headers.get_all("host", [])) != 1 or "transfer-encoding" in headers:
+        raise Refusal(400, "O cabeçalho deste pedido não se entende.")
+    return Request(found[1], found[2].partition("?")[0], headers, b"")
+
+
+def body_size(headers) -> int:
+    """Bytes do corpo; Refusal se o número não serve."""
+    text = headers.get("content-length", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise Refusal(400, "O Content-Length deste pedido não é um número.")
+    if int(text) > BODY_LIMIT:
+        raise Refusal(413, f"O corpo de um pedido aqui tem até {BODY_LIMIT} bytes.")
+    return int(text)
+
+
+def foreign(headers) -> str:
+    """Por que o pedido não vem de uma página deste LED; "" se vem dela, ou de quem digitou."""
+    host = headers["host"].strip()
+    try:
+        name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        name = ""
+    if not is_own_name(name):
+        # DNS rebinding: um site de fora aponta o próprio nome para cá, e o navegador nos toma por
+        # ele.
+        return f"{host} não é o nome desta máquina: abra a página pelo endereço IP dela"
+    if headers.get("origin", f"http://{host}") not in (f"http://{host}", f"https://{host}"):
+        return "este pedido vem de outro site"
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return "este pedido vem de outro site"
+    return ""
+
+
+def is_own_name(name) -> bool:
+    """Um endereço IP, localhost ou o nome desta máquina: nada que um DNS de fora responda."""
+    own = socket.gethostname().lower()
+    name = name.rstrip(".")
+    if name in ("localhost", own, f"{own}.local"):
+        return True
+    try:
+        return bool(ipaddress.ip_address(name.partition("%")[0]))
+    except ValueError:
+        return False
+
+
+def http_response(status, content, kind="text/html", extra=()) -> bytes:
+    """Uma resposta inteira, e a última da conexão.
+
+    Com Referrer-Policy: no-referrer, o navegador mandaria `Origin: null` até no nosso formulário.
+    """
+    body = content.encode()
+    lines = [
+        f"HTTP/1.1 {status} {REASONS[status]}",
+        f"Content-Type: {kind}; charset=utf-8",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        "Cache-Control: no-store",
+        "Referrer-Policy: same-origin",
+        "X-Content-Type-Options: nosniff",
+        f"Content-Security-Policy: {CONTENT_SECURITY_POLICY}",
+        *extra,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def html_page(body, led="") -> str:
+    """A página inteira: nada dela se busca em outro lugar."""
+    return (f"<!doctype html>\n<html lang=pt-BR>\n<meta charset=utf-8>\n"
+            f"<meta name=viewport content='width=device-width'>\n<title>LED</title>\n"
+            f"<style>{STYLE}</style>\n<body data-led='{led}'>\n<h1>LED</h1>\n{body}\n</html>\n")
+
+
+class Page:
+    """O que os navegadores veem do LED, e quem deles entra."""
+
+    def __init__(self, server):
+        self.server = server
+        self.led = server.led
+        # Vai dentro da página, e volta em cada POST: outro site pode mandar um, mas não a lê.
+        self.token = secrets.token_urlsafe(16)
+        # Sessão de quem deu a senha -> quando ela acaba (time.monotonic()).
+        self.sessions = {}
+        # Endereço -> páginas dele abertas em /eventos.
+        self.viewers = collections.Counter()
+        self.lock = threading.Lock()
+
+    def serve(self, client, start):
+        """Atende um pedido e encerra; /eventos dura enquanto a página estiver aberta."""
+        try:
+            request = self.read(client, start)
+            why = foreign(request.headers)
+            if why:
+                raise Refusal(403, f"Recusado: {why}.")
+            client.hang_up(self.answer(client, request))
+        except Refusal as refusal:
+            text = f"{refusal}\nQuem não é navegador manda aqui linhas como LED ON.\n"
+            client.hang_up(http_response(refusal.status, text, "text/plain"))
+
+    def read(self, client, start):
+        """O pedido inteiro, no prazo; Refusal se é grande, torto ou não acaba."""
+        deadline = time.monotonic() + REQUEST_S
+        # O prazo é do pedido inteiro: um byte por segundo não o renova.
+        head, end, body = self.gather(client, start, deadline, b"\r\n\r\n")
+        request = parse_head(head + end)
+        size = body_size(request.headers)
+        while len(body) < size:
+            body += self.more(client, deadline)
+        return request._replace(body=body[:size])
+
+    def gather(self, client, data, deadline, mark):
+        """(antes da marca, a marca, depois): o que vier a mais é do corpo."""
+        while mark not in data:
+            if len(data) > HEAD_LIMIT:
+                raise Refusal(400, f"O cabeçalho de um pedido aqui tem até {HEAD_LIMIT} bytes.")
+            data += self.more(client, deadline)
+        return data.partition(mark)
+
+    def more(self, client, deadline):
+        """Mais bytes do pedido, ou b"" se ainda não vieram.
+
+        Refusal no fim do prazo, ou da conexão: um pedido pela metade não se atende.
+        """
+        left = deadline - time.monotonic()
+        data = client.receive(max(0, min(left, WAKE_S)))
+        if data == b"" or left <= 0 or client.lost:
+            raise Refusal(400, "O pedido não chegou inteiro.")
+        return data or b""
+
+    def answer(self, client, request):
+        """A resposta, em bytes; Refusal a quem não pode.
+
+        A de /eventos já foi enviada quando a página se fecha: é b"".
+        """
+        # Tudo o que há nesta porta, em HTTP.
+        routes = {
+            ("GET", "/"): self.show,
+            ("GET", "/eventos"): self.follow,
+            ("POST", "/comando"): self.command,
+            ("POST", "/entrar"): self.log_in,
+        }
+        route = routes.get((request.method, request.path))
+        if not route:
+            if any(path == request.path for _, path in routes):
+                raise Refusal(405, "Este caminho não aceita este método.")
+            raise Refusal(404, "Aqui só há a página do LED, em /.")
+        if request.method == "POST":
+            self.check_token(request)
+        # Quem ainda não deu a senha só pode fazer uma coisa: dá-la.
+        if route == self.log_in:
+            return self.log_in(client, request)
+        if self.server.secret and not self.knows(request):
+            return self.ask_secret(client, request)
+        return route(client, request)
+
+    def check_token(self, request):
+        """Um POST traz a ficha num cabeçalho (o script) ou num campo (o formulário)."""
+        token = request.headers.get("x-ficha") or request.field("ficha")
+        if not hmac.compare_digest(token.encode(), self.token.encode()):
+            raise Refusal(403, "Recusado: falta a ficha que está na página; recarregue-a.")
+
+    def show(self, client, _request):
+        """A página, já com o estado de agora: é tudo o que vê quem não tem JavaScript."""
+        host, port = client.sock.getsockname()[:2]
+        body = LAMP.format(
+            state="aceso" if self.led.lit else "apagado",
+            who=html.escape(self.last_change()[0]),
+            token=self.token,
+            script=SCRIPT,
+            host=host,
+            port=port,
+        )
+        return http_response(200, html_page(body, "ON" if self.led.lit else "OFF"))
+
+    def last_change(self):
+        """(quem mexeu por último, há quantos segundos)."""
+        who, when = self.led.changed
+        if not who:
+            return "Ninguém mexeu desde que este servidor subiu", ""
+        return f"Por {who}", int(time.monotonic() - when)
+
+    def command(self, client, request):
+        """As mesmas linhas do protocolo; as respostas, uma por linha."""
+        # O formulário, de quem não tem JavaScript, espera uma página de volta.
+        scripted = "x-ficha" in request.headers
+        text = request.body if scripted else request.field("comando").encode()
+        replies = [self.led.order(understand(line).command, f"{client.source}, pela página")
+                   for line in split_lines(text + b"\n")[0]]
+        if scripted:
+            return http_response(200, "\n".join(replies) + "\n", "text/plain")
+        return http_response(303, "", extra=["Location: /"])
+
+    def follow(self, client, _request):
+        """Server-sent events (HTML, 9.2): o estado de agora, e cada mudança."""
+        self.take_seat(client.source)
+
+        def tell(_on, _who):
+            client.write(self.event())
+
+        try:
+            client.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                         b"Cache-Control: no-store\r\nConnection: close\r\n\r\n")
+            # Sob a trava, nenhuma mudança escapa entre o estado de agora e os avisos.
+            with self.led.lock:
+                tell(None, None)
+                self.led.watch(tell)
+            self.wait_until_gone(client)
+        finally:
+            self.led.unwatch(tell)
+            with self.lock:
+                self.viewers -= collections.Counter([client.source])
+        return b""
+
+    def take_seat(self, source):
+        """Um lugar em /eventos; Refusal se não há, e a página passa a perguntar."""
+        with self.lock:
+            mine = self.viewers[source]
+            if mine >= MAX_VIEWERS_PER_SOURCE or sum(self.viewers.values()) >= MAX_VIEWERS:
+                raise Refusal(503, "Já há páginas demais abertas.")
+            self.viewers[source] = mine + 1
+
+    def event(self):
+        """O estado, quem o mudou e há quantos segundos: três linhas de um evento só."""
+        who, seconds = self.last_change()
+        state = "LED ON" if self.led.lit else "LED OFF"
+        return f"data: {state}\ndata: {who}\ndata: {seconds}\n\n".encode()
+
+    def wait_until_gone(self, client):
+        """Até a página fechar: dela nada mais se espera; o comentário mostra se ainda há alguém."""
+        beat = time.monotonic()
+        while not (client.lost or self.server.house.ending):
+            if client.receive(WAKE_S) == b"":
+                return
+            if time.monotonic() - beat >= HEARTBEAT_S:
+                beat = time.monotonic()
+                client.write(b":\n\n")
+
+    # A senha, e a sessão de quem a deu.
+
+    def knows(self, request):
+        """Este navegador já deu a senha?
+
+        Um cookie torto é o mesmo que nenhum.
+        """
+        with contextlib.suppress(http.cookies.CookieError), self.lock:
+            cookies = http.cookies.SimpleCookie(request.headers.get("cookie", ""))
+            session = cookies.get(self.cookie_name())
+            return session is not None and self.sessions.get(session.value, 0) > time.monotonic()
+        return False
+
+    def cookie_name(self):
+        """Cookies são da máquina, e não da porta: dois LEDs num Pi não trocam as sessões."""
+        return COOKIE.format(port=self.server.args.porta)
+
+    def ask_secret(self, client, request):
+        """Em vez da página, o pedido da senha: só por um fio que ninguém escuta."""
+        if not (self.server.tls or is_loopback(client.sock.getpeername()[0])):
+            raise Refusal(403, "Com senha, esta página só abre cifrada: suba o LED com "
+                               "--certificado, e abra https://. O nc e o botão seguem como antes.")
+        if (request.method, request.path) != ("GET", "/"):
+            raise Refusal(403, "Recusado: falta a senha; recarregue a página.")
+        return http_response(200, html_page(LOGIN.format(token=self.token)))
+
+    def log_in(self, client, request):
+        """Quem erra espera como no protocolo de linhas: a conta dos erros é a mesma."""
+        if not self.server.secret:
+            raise Refusal(404, "Este LED não pede senha.")
+        secret = request.field("senha").strip().encode()
+        line = f"RESPOSTA {proof(secret, client.challenge)}".encode()
+        proved, reply = self.server.secret.judge(line, client.challenge, client.source)
+        if not proved:
+            raise Refusal(403, f"{reply}.")
+        # Só o número vai ao navegador: a senha não fica em lugar nenhum.
+        session = secrets.token_urlsafe(32)
+        with self.lock:
+            self.sessions[session] = time.monotonic() + SESSION_S
+            if len(self.sessions) > MAX_SESSIONS:
+                del self.sessions[next(iter(self.sessions))]
+        cookie = (f"{self.cookie_name()}={session}; Path=/; Max-Age={SESSION_S}; "
+                  "HttpOnly; SameSite=Strict")
+        if self.server.tls:
+            cookie += "; Secure"
+        return http_response(303, "", extra=["Location: /", f"Set-Cookie: {cookie}"])
+
+
+def is_loopback(host) -> bool:
+    """127.0.0.0/8 (também como o IPv6 o escreve) ou ::1."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 # ---------------------------------------------------------------------------------------------

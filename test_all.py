@@ -18,6 +18,7 @@ decide quando o programa travou. O que esta máquina não sabe fazer é pulado, 
 """
 import argparse
 import ast
+import base64
 import collections
 import contextlib
 import difflib
@@ -503,7 +504,8 @@ class TestServidorPuro(unittest.TestCase):
         room = self.servidor.Room()
         self.assertEqual(room.enter(1), [([1], Event("welcome", "visitante1")), ([], Event("entered", "visitante1"))])
         self.assertEqual(room.enter(2, "bia")[1], ([1], Event("entered", "bia")))
-        self.assertEqual(room.rename(1, "ana"), [([1], Event("named", "ana")), ([2], Event("renamed", "visitante1", "ana"))])
+        self.assertEqual(room.rename(1, "ana"),
+                         [([1], Event("named", "ana")), ([2], Event("renamed", "visitante1", "ana"))])
         self.assertEqual(room.rename(1, "Ana")[1], ([2], Event("renamed", "ana", "Ana")))
         self.assertEqual(room.enter(3)[0], ([3], Event("welcome", "visitante1")))
         self.assertEqual(room.say(1, "oi"), [([2, 3], Event("said", "Ana", "oi"))])
@@ -6954,6 +6956,218 @@ class TestLedGpioHouse(LedTestCase):
             self.assertEqual({action for action, text in helps.items() if option in text}, owners, option)
         server = self.serve("--repique", 80)
         server.expect_error("^aviso: --repique não muda nada em servidor$")
+
+
+class TestLedGpioPage(LedTestCase):
+    """A página: quem a vê, quem manda por ela, e quem não entra."""
+
+    def request(self, server, method, path, *headers, body=b"", host="127.0.0.1", wrap=None):
+        """(estado, cabeçalhos em minúsculas, corpo) da resposta a um pedido."""
+        sock = self.connect(server).sock
+        if wrap:
+            sock = wrap(sock)
+            self.addCleanup(sock.close)
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *headers, f"Content-Length: {len(body)}"]
+        sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        data = Conn(self, sock).expect_eof()
+        head, _, content = data.partition(b"\r\n\r\n")
+        status, *fields = head.decode().split("\r\n")
+        found = dict(field.split(": ", 1) for field in fields)
+        return int(status.split()[1]), {name.lower(): value for name, value in found.items()}, content.decode()
+
+    def token(self, server, *headers, **options):
+        """A ficha, que só quem lê a página tem."""
+        return re.search("name=ficha value=(\\S+?)>", self.request(server, "GET", "/", *headers, **options)[2])[1]
+
+    def live(self, server, *headers):
+        """Uma página aberta em /eventos, com o primeiro evento por ler."""
+        conn = self.connect(server)
+        conn.send("\r\n".join(["GET /eventos HTTP/1.1", "Host: localhost", *headers, "", ""]))
+        conn.expect(b"\r\n\r\n")
+        return conn
+
+    def test_the_page(self):
+        """Um arquivo só, que nada busca fora: o CSP só deixa rodar o script e o estilo que estão nele."""
+        server = self.serve()
+        status, headers, page = self.request(server, "GET", "/")
+        self.assertEqual((status, headers["content-type"]), (200, "text/html; charset=utf-8"))
+        policy = headers["content-security-policy"]
+        self.assertTrue(policy.startswith("default-src 'none'; "))
+        for tag in ("style", "script"):
+            code = re.search(f"<{tag}>(.*?)</{tag}>", page, re.S)[1]
+            digest = hashlib.sha256(code.encode()).digest()
+            self.assertIn(f"{tag}-src 'sha256-{base64.b64encode(digest).decode()}'", policy)
+        self.assertNotRegex(page, "src=|href=|https?:")
+        self.assertIn("role=status>apagado<", page)
+        self.ask(server, b"LED ON")
+        page = self.request(server, "GET", "/")[2]
+        self.assertRegex(page, "role=status>aceso<(?s:.*)Por 127.0.0.1<")
+
+    def test_the_button(self):
+        """Com JavaScript, as linhas do protocolo; sem ele, um formulário que volta à página."""
+        server = self.serve()
+        token = self.token(server)
+        own = f"X-Ficha: {token}", f"Origin: http://127.0.0.1:{server.port}", "Sec-Fetch-Site: same-origin"
+        for body, reply in ((b"LED ON\n", "OK LED ON\n"), (b"led  toggle", "OK LED OFF\n"),
+                            (b"LED ON\nLED STATUS\n", "OK LED ON\nOK LED ON\n")):
+            status, _, text = self.request(server, "POST", "/comando", *own, body=body, host=f"127.0.0.1:{server.port}")
+            self.assertEqual((status, text), (200, reply))
+        text = self.request(server, "POST", "/comando", f"X-Ficha: {token}", body=b"LED DANCE")[2]
+        self.assertTrue(text.startswith("ERRO use LED ON"))
+        form = f"comando=LED+TOGGLE&ficha={token}".encode()
+        status, headers, _ = self.request(server, "POST", "/comando", body=form)
+        self.assertEqual((status, headers["location"]), (303, "/"))
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
+
+    def test_live(self):
+        """O que o nc muda, a página vê na hora, com quem foi."""
+        server = self.serve()
+        page = self.live(server)
+        page.expect(b"data: LED OFF\ndata: Ningu")
+        self.ask(server, b"LED ON")
+        page.expect(b"data: LED ON\ndata: Por 127.0.0.1\ndata: 0\n\n")
+
+    def test_another_site_moves_nothing(self):
+        """S1: nenhum método de outra página, nem o que vem depois do pedido, chega ao LED; nem lê a ficha."""
+        server = self.serve()
+        own = f"X-Ficha: {self.token(server)}"
+        cases = (("nome de fora", "exemplo.com", ()),
+                 ("rebinding", "exemplo.com:5555", ("Origin: http://exemplo.com:5555",)),
+                 ("outro site", "127.0.0.1", ("Origin: http://exemplo.com",)),
+                 ("sem origem", "127.0.0.1", ("Origin: null",)),
+                 ("outro endereço", "127.0.0.1", ("Origin: http://127.0.0.1:9",)),
+                 ("Fetch", "127.0.0.1", ("Sec-Fetch-Site: cross-site",)),
+                 ("mesmo site, outra porta", "127.0.0.1", ("Sec-Fetch-Site: same-site",)))
+        for name, host, headers in cases:
+            for method, path in (("GET", "/"), ("GET", "/eventos"), ("POST", "/comando"), ("POST", "/"), ("PUT", "/"),
+                                 ("OPTIONS", "/comando"), ("DELETE", "/x")):
+                status, _, text = self.request(server, method, path, own, *headers, body=b"\nLED ON\n", host=host)
+                self.assertEqual((status, "ficha value" in text), (403, False), (name, method, path))
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
+
+    def test_who_types_the_address_enters(self):
+        """IP, localhost e o nome da máquina, com porta ou sem: são o que um DNS de fora não responde."""
+        server = self.serve()
+        name = socket.gethostname()
+        for host in ("127.0.0.1", "localhost", f"localhost:{server.port}", "[::1]:5555", "192.168.1.7", name,
+                     f"{name}.local"):
+            self.assertEqual(self.request(server, "GET", "/", "Sec-Fetch-Site: none", host=host)[0], 200, host)
+
+    def test_a_post_without_the_token(self):
+        server = self.serve()
+        for headers, body in (((), b"LED ON\n"), (("X-Ficha: x",), b"LED ON\n"), ((), b"comando=LED+ON&ficha="),
+                              (("X-Ficha: \u00e7",), b"LED ON\n")):
+            self.assertEqual(self.request(server, "POST", "/comando", *headers, body=body)[0], 403, body)
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
+
+    def test_bad_requests(self):
+        """Pedidos tortos têm resposta, e nada do que trazem chega às ordens."""
+        server = self.serve(constants={"REQUEST_S": 0.3})
+        cases = ((b"GET / HTTP/1.1\r\n\r\nLED ON\n", 400), (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+                 (b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\nLED ON\n", 400),
+                 (b"POST /comando HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
+                 (b"POST /comando HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n", 413),
+                 (b"POST /comando HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+                 (b"POST /comando HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nLED", 400),
+                 (b"GET / HTTP/1.1\r\nHost: localhost\r\n", 400),
+                 (b"GET /" + b"a" * 20000, 400), (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20000, 400),
+                 (b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\nLED ON\n", 404),
+                 (b"BREW / HTTP/1.1\r\nHost: localhost\r\n\r\nLED ON\n", 405))
+        for request, status in cases:
+            conn = self.connect(server)
+            conn.send(request)
+            self.assertRegex(conn.expect_eof(), b"^HTTP/1.1 %d " % status, request[:80])
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
+
+    def test_many_pages(self):
+        """As páginas abertas têm a sua parte dos lugares; a que não cabe sabe disso, e o botão responde a todas."""
+        server = self.serve(constants={"MAX_VIEWERS_PER_SOURCE": 2})
+        first, _second = self.live(server), self.live(server)
+        self.assertEqual(self.request(server, "GET", "/eventos")[0], 503)
+        own = f"X-Ficha: {self.token(server)}"
+        self.assertEqual(self.request(server, "POST", "/comando", own, body=b"LED ON")[0], 200)
+        first.expect(b"data: LED ON\n")
+        first.close()
+        self.until(lambda: self.reopens(server), "o lugar da página fechada se abre")
+
+    def reopens(self, server):
+        conn = self.connect(server)
+        conn.send(b"GET /eventos HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return conn.recv().startswith(b"HTTP/1.1 200")
+
+    def test_secret(self):
+        """Com senha, a página a pede; quem erra espera, como nas linhas; quem acerta leva um cookie que não se lê."""
+        server = self.serve("--senha-arquivo", self.secret_file())
+        token = self.token(server)
+        page = self.request(server, "GET", "/")[2]
+        self.assertIn("type=password", page)
+        self.assertEqual(self.request(server, "GET", "/eventos")[0], 403)
+        self.assertEqual(self.request(server, "POST", "/comando", f"X-Ficha: {token}", body=b"LED ON")[0], 403)
+        form = f"ficha={token}&senha=".encode()
+        status, headers, text = self.request(server, "POST", "/entrar", body=form + b"errada")
+        self.assertEqual((status, "set-cookie" in headers), (403, False))
+        self.assertRegex(text, "senha recusada; espere")
+        form += b"uma senha de teste"
+        self.assertEqual(self.request(server, "POST", "/entrar", body=form)[0], 403, "na espera")
+
+    def test_session(self):
+        server = self.serve("--senha-arquivo", self.secret_file())
+        token = self.token(server)
+        form = f"ficha={token}&senha=uma+senha+de+teste".encode()
+        status, headers, _ = self.request(server, "POST", "/entrar", body=form)
+        cookie, *rest = headers["set-cookie"].split("; ")
+        self.assertEqual((status, {"HttpOnly", "SameSite=Strict", "Path=/"} - set(rest)), (303, set()))
+        self.assertIn("role=status", self.request(server, "GET", "/", f"Cookie: a=b; {cookie}")[2])
+        own = f"Cookie: {cookie}", f"X-Ficha: {token}"
+        self.assertEqual(self.request(server, "POST", "/comando", *own, body=b"LED ON")[2], "OK LED ON\n")
+        name = cookie.partition("=")[0]
+        for other in (f"{name}=x", f"{name}=", "=;;=", f"outro={cookie}"):
+            self.assertEqual(self.request(server, "GET", "/eventos", f"Cookie: {other}")[0], 403, other)
+
+    def test_secret_only_where_nobody_listens(self):
+        """Sem TLS, a senha só se digita na própria máquina: pela rede, o cookie seria de quem a escuta."""
+        server = self.server(secret=self.led.Secret(b"uma senha", print))
+        request = self.led.parse_head(b"GET / HTTP/1.1\r\nHost: 192.0.2.1\r\n")
+        client = mock.Mock()
+        for host, asked in (("192.0.2.7", False), ("fe80::1%eth0", False), ("127.0.0.1", True),
+                            ("::ffff:127.0.0.1", True)):
+            client.sock.getpeername.return_value = host, 1
+            if asked:
+                self.assertIn(b"type=password", server.page.answer(client, request))
+            else:
+                with self.assertRaisesRegex(self.led.Refusal, "--certificado"):
+                    server.page.answer(client, request)
+
+    def test_sessions_are_bounded(self):
+        server = self.server(secret=self.led.Secret(b"uma senha", print))
+        client = mock.Mock(challenge="texto", source="127.0.0.1")
+        for _ in range(self.led.MAX_SESSIONS + 5):
+            body = f"ficha={server.page.token}&senha=uma+senha".encode()
+            request = self.led.parse_head(b"POST /entrar HTTP/1.1\r\nHost: a\r\n")._replace(body=body)
+            self.assertIn(b"303 See Other", server.page.answer(client, request))
+        self.assertEqual(len(server.page.sessions), self.led.MAX_SESSIONS)
+
+    def test_page_over_tls(self):
+        if not shutil.which("openssl"):
+            self.skipTest("falta o comando openssl, que cria o certificado do teste")
+        pem = str(self.folder() / "led.pem")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-subj", "/CN=localhost", "-keyout", pem, "-out", pem + ".cert"], check=True,
+                       stderr=subprocess.DEVNULL)
+        server = self.serve("--certificado", pem + ".cert", "--chave", pem, "--senha-arquivo", self.secret_file())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        token = self.token(server, wrap=context.wrap_socket)
+        form = f"ficha={token}&senha=uma+senha+de+teste".encode()
+        status, headers, _ = self.request(server, "POST", "/entrar", body=form, wrap=context.wrap_socket)
+        self.assertEqual(status, 303)
+        self.assertIn("; Secure", headers["set-cookie"])
+
+    def secret_file(self):
+        path = self.folder() / "senha.txt"
+        path.write_text("uma senha de teste\n")
+        path.chmod(0o600)
+        return path
 
 
 def each(*names):
