@@ -1589,8 +1589,9 @@ def parse_head(head: bytes) -> Request:
         headers = http.client.parse_headers(io.BytesIO(rest + b"\r\n"))
     except http.client.HTTPException:
         raise Refusal(400, "O cabeçalho deste pedido não se entende.") from None
-    # Dois Host seriam duas respostas à pergunta "de quem é esta página?" (RFC 9112, 3.2); e um corpo
-    # aos pedaços (chunked) nenhum navegador manda aqui.
+    # Dois Host seriam duas respostas à pergunta "de quem é esta página?" (RFC 9112, 3.2). Um corpo
+    # aos pedaços (chunked) não se entende aqui: nenhum navegador o manda a um formulário, e adivinhar
+    # onde um pedido acaba é dar a outro o que vem depois.
     if len(headers.get_all("host", [])) != 1 or "transfer-encoding" in headers:
         raise Refusal(400, "O cabeçalho deste pedido não se entende.")
     return Request(found[1], found[2].partition("?")[0], headers, b"")
