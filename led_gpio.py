@@ -819,8 +819,8 @@ class Client(threading.Thread):
             if self.server.tls:
                 self.sock = self.server.tls.wrap_socket(self.sock, server_side=True)
             self.sock.setblocking(False)
-            self.incoming = selector_of(self.sock, selectors.EVENT_READ)
-            self.outgoing = selector_of(self.sock, selectors.EVENT_WRITE)
+            self.can_read = waiter(self.sock, "POLLIN")
+            self.can_write = waiter(self.sock, "POLLOUT")
             self.converse()
         except OSError:
             # RST, TLS malfeito: acaba este cliente, e só ele.
@@ -897,7 +897,7 @@ class Client(threading.Thread):
     def receive(self, seconds):
         """Bytes, b"" no fim da conexão, ou None se nada veio no prazo."""
         # Quem não lê as respostas não dá mais ordens.
-        if self.outgoing.select(WAKE_S) and self.incoming.select(seconds):
+        if self.can_write(WAKE_S) and self.can_read(seconds):
             with self.lock, contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
                 return self.sock.recv(CHUNK)
         return None
@@ -941,7 +941,7 @@ class Client(threading.Thread):
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
             while not self.lost and time.monotonic() < deadline:
-                if self.incoming.select(SILENCE_S) and not self.sock.recv(CHUNK):
+                if self.can_read(SILENCE_S) and not self.sock.recv(CHUNK):
                     break
 
     def cut(self):
@@ -964,11 +964,15 @@ def keep_alive(sock):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
 
 
-def selector_of(sock, event):
-    """Espera por um socket só, seja qual for o número dele: select() não passa de 1024."""
-    selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
-    selector.register(sock, event)
-    return selector
+def waiter(sock, event):
+    """Função que espera, tantos segundos, que este socket se deixe ler ("POLLIN"), ou escrever."""
+    if not hasattr(select, "poll"):
+        reading = event == "POLLIN"
+        return lambda seconds: wait_ready([sock] * reading, [sock] * (not reading), seconds)
+    # O mesmo poll() de wait_ready, armado uma vez só: aqui passa cada comando.
+    poller = select.poll()
+    poller.register(sock, getattr(select, event))
+    return lambda seconds: poller.poll(seconds * 1000)
 
 
 def source_of(host: str) -> str:
