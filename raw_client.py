@@ -263,27 +263,86 @@ def run(build_parser, action, argv=None):
 
 
 # --- bloco comum: protocolo ---
-ETHERTYPE, WIRE_VERSION, BROADCAST = 0x88B5, 1, b"\xff" * 6  # IEEE 802 "local experimental 1": não é de ninguém
-HEADER = struct.Struct("!6s6sHBBHIIQ")  # destino, origem, EtherType, tipo, versão, n, sessão, bloco, relógio
-KIND_AT, SESSION_AT, BLOCK_AT = 14, 18, 22
-FROM_SERVER = 0x80  # bit 7 do tipo: o sentido. Em lo cada lado também ouve o que ele mesmo disse
-HELLO, OPEN, ACK, TEXT, FETCH, BYE = range(0x01, 0x07)
-WELCOME, CARD, DATA, RECEIPT, SPEECH, ERROR = range(0x81, 0x87)
-KINDS = dict(zip((HELLO, OPEN, ACK, TEXT, FETCH, BYE, WELCOME, CARD, DATA, RECEIPT, SPEECH, ERROR),
-                 "OLÁ ABRE CONFIRMA TEXTO ESCUTA FIM EIS-ME FICHA DADOS RECIBO FALA ERRO".split()))
-LAYOUT = {  # os campos fixos no começo dos dados; depois do ";", o que vem em seguida
-    HELLO: struct.Struct("!16sI"),      # nonce do cliente, MTU dele
-    WELCOME: struct.Struct("!16s16s"),  # nonces do cliente e do servidor; nome da máquina
-    OPEN: struct.Struct("!QQqQIIQI"),   # desde, tamanho e data do parcial, livre, fila, janela, eco, espera; nome
-    CARD: struct.Struct("!QQqI32sQQII"),  # desde, tamanho, data, bytes por bloco, SHA-256, enviados, repetidos, voltas
-    ACK: struct.Struct("!QII"),         # eco, espera, janela; bitmap do que veio além do que falta
-    TEXT: struct.Struct("!B"), SPEECH: struct.Struct("!B"),  # MORE, LAST ou NOTHING; texto em UTF-8
-    ERROR: struct.Struct("!B"),         # um dos códigos
+# O EtherType que o IEEE 802 reserva para experiências locais: não é de ninguém.
+ETHERTYPE = 0x88B5
+WIRE_VERSION = 1
+BROADCAST = b"\xff" * 6
+
+# Destino, origem, EtherType, tipo, versão, n, sessão, bloco, relógio; depois, dados e selo.
+HEADER = struct.Struct("!6s6sHBBHIIQ")
+KIND_AT = 14
+SESSION_AT = 18
+BLOCK_AT = 22
+
+# O bit 7 do tipo diz o sentido: em lo cada lado também ouve o que ele mesmo disse. A resposta de
+# um pedido tem o número dele, com esse bit.
+FROM_SERVER = 0x80
+HELLO = 0x01
+OPEN = 0x02
+ACK = 0x03
+TEXT = 0x04
+FETCH = 0x05
+BYE = 0x06
+WELCOME = 0x81
+CARD = 0x82
+DATA = 0x83
+RECEIPT = 0x84
+SPEECH = 0x85
+ERROR = 0x86
+KINDS = {
+    HELLO: "OLÁ",
+    OPEN: "ABRE",
+    ACK: "CONFIRMA",
+    TEXT: "TEXTO",
+    FETCH: "ESCUTA",
+    BYE: "FIM",
+    WELCOME: "EIS-ME",
+    CARD: "FICHA",
+    DATA: "DADOS",
+    RECEIPT: "RECIBO",
+    SPEECH: "FALA",
+    ERROR: "ERRO",
 }
-MORE, LAST, NOTHING = range(3)          # parte de uma mensagem: há mais, é a última, não há mensagem
-GENERAL, NOT_FOUND, DENIED, TOO_BIG, CHANGED, FULL = range(1, 7)  # códigos de ERRO
-CATALOG_NAME, ZEROS_NAME = b"", b"/"    # nomes que não são de arquivo: o catálogo, e os zeros da medição
-FIRST_NUMBER = 2**32 - 256              # número do bloco 0: assim toda cópia passa pela volta de 2**32 - 1 a 0
+
+# Os campos fixos no começo dos dados; o que vem depois do ";" segue até o fim deles.
+LAYOUT = {
+    # Nonce do cliente, MTU dele.
+    HELLO: struct.Struct("!16sI"),
+    # Nonces do cliente e do servidor; nome da máquina.
+    WELCOME: struct.Struct("!16s16s"),
+    # Desde, tamanho e data do parcial, espaço livre, fila, janela, eco, espera; nome.
+    OPEN: struct.Struct("!QQqQIIQI"),
+    # Desde, tamanho, data, bytes por bloco, SHA-256, quadros enviados, repetidos, volta, a menor.
+    CARD: struct.Struct("!QQqI32sQQII"),
+    # Eco, espera, janela; bitmap do que veio além do que falta.
+    ACK: struct.Struct("!QII"),
+    # MORE, LAST ou NOTHING; texto em UTF-8.
+    TEXT: struct.Struct("!B"),
+    SPEECH: struct.Struct("!B"),
+    # Um dos códigos de erro.
+    ERROR: struct.Struct("!B"),
+}
+
+# Parte de uma mensagem: há mais; é a última; não há mensagem.
+MORE = 0
+LAST = 1
+NOTHING = 2
+
+# Códigos de ERRO.
+GENERAL = 1
+NOT_FOUND = 2
+DENIED = 3
+TOO_BIG = 4
+CHANGED = 5
+FULL = 6
+
+# Nomes que não são de arquivo: o catálogo, e os zeros da medição.
+CATALOG_NAME = b""
+ZEROS_NAME = b"/"
+
+# Número do bloco 0: assim toda cópia passa, logo no começo, pela volta de 2**32 - 1 a 0.
+FIRST_NUMBER = 2**32 - 256
+
 Frame = collections.namedtuple("Frame", "target source kind session block clock payload")
 
 
@@ -292,22 +351,27 @@ class ProtocolError(ValueError):
 
 
 def make_seal(key: bytes = b""):
-    """Devolve (bytes do selo, função): CRC-32 acha o erro do fio; BLAKE2b com chave acha também quem forja."""
-    if key:
-        return 16, lambda data: hashlib.blake2b(data, key=key, digest_size=16).digest()
-    return 4, lambda data: zlib.crc32(data).to_bytes(4, "big")
+    """Devolve (bytes do selo, função): CRC-32 acha o erro do fio; BLAKE2b, também quem forja."""
+    if not key:
+        return 4, lambda data: zlib.crc32(data).to_bytes(4, "big")
+    return 16, lambda data: hashlib.blake2b(data, key=key, digest_size=16).digest()
 
 
 def session_of(key: bytes, client_nonce: bytes, server_nonce: bytes) -> tuple:
     """(número, chave) de uma sessão: sem os dois nonces dela, um quadro de ontem não vale hoje."""
     nonces = client_nonce + server_nonce
     number = int.from_bytes(hashlib.blake2b(nonces, digest_size=4).digest(), "big")
-    return number, hashlib.blake2b(nonces, key=key, digest_size=32).digest() if key else b""
+    if not key:
+        return number, b""
+    return number, hashlib.blake2b(nonces, key=key, digest_size=32).digest()
 
 
-def pack_frame(seal, target: bytes, source: bytes, kind: int, session: int, block: int, clock: int, payload=b""):
-    """Monta um quadro inteiro (bytes), do destino ao selo."""
-    frame = HEADER.pack(target, source, ETHERTYPE, kind, WIRE_VERSION, len(payload), session, block, clock) + payload
+def pack_frame(seal, target: bytes, source: bytes, kind: int, session: int, block: int,
+               clock: int, payload=b"") -> bytes:
+    """Monta um quadro inteiro, do destino ao selo."""
+    head = HEADER.pack(target, source, ETHERTYPE, kind, WIRE_VERSION,
+                       len(payload), session, block, clock)
+    frame = head + payload
     return frame + seal(frame[KIND_AT:])
 
 
@@ -315,28 +379,36 @@ def unpack_frame(seal, data) -> Frame:
     """Confere e desmonta um quadro; o enchimento até 60 bytes não conta. Levanta ProtocolError."""
     if len(data) < HEADER.size:
         raise ProtocolError("curto")
-    target, source, ethertype, kind, version, length, session, block, clock = HEADER.unpack_from(data)
+    fields = HEADER.unpack_from(data)
+    target, source, ethertype, kind, version, length, session, block, clock = fields
     end = HEADER.size + length
     mark = seal(data[KIND_AT:end])
     if (ethertype, version) != (ETHERTYPE, WIRE_VERSION) or kind not in KINDS:
         raise ProtocolError("tipo ou versão")
     if kind in LAYOUT and length < LAYOUT[kind].size:
         raise ProtocolError("dados curtos")
-    if not hmac.compare_digest(mark, bytes(data[end:end + len(mark)])):  # se foi cortado, também não bate
+    # Se o quadro foi cortado, também não bate.
+    if not hmac.compare_digest(mark, bytes(data[end:end + len(mark)])):
         raise ProtocolError("selo")
-    return Frame(target, source, kind, session, block, clock, bytes(data[HEADER.size:end]))
+    payload = bytes(data[HEADER.size:end])
+    return Frame(target, source, kind, session, block, clock, payload)
 
 
 def unpack_body(kind: int, payload: bytes) -> tuple:
-    """Os campos fixos do tipo e, por último, o resto (unpack_frame já garantiu que estão lá)."""
-    return LAYOUT[kind].unpack_from(payload) + (payload[LAYOUT[kind].size:],)
+    """Os campos fixos do tipo e, por último, o resto: unpack_frame já garantiu que estão lá."""
+    layout = LAYOUT[kind]
+    return layout.unpack_from(payload) + (payload[layout.size:],)
 
 
 def split_text(text: str, room: int) -> list:
-    """As partes de uma mensagem, de até `room` bytes com o byte MORE ou LAST; a vazia também tem uma."""
+    """As partes de uma mensagem, de até `room` bytes com o byte MORE ou LAST.
+
+    A mensagem vazia também tem uma.
+    """
     data = text.encode("utf-8", "replace")
     pieces = [data[at:at + room - 1] for at in range(0, len(data), room - 1)] or [b""]
-    return [bytes([MORE]) + piece for piece in pieces[:-1]] + [bytes([LAST]) + pieces[-1]]
+    last = pieces.pop()
+    return [bytes([MORE]) + piece for piece in pieces] + [bytes([LAST]) + last]
 
 
 def to_wire(index: int) -> int:
@@ -347,21 +419,55 @@ def to_wire(index: int) -> int:
 def from_wire(number: int, near: int) -> int:
     """O índice de número `number` mais perto de `near` (RFC 1982); antes do começo, negativo."""
     ahead = (number - to_wire(near)) & 0xFFFFFFFF
-    return near + (ahead if ahead < 1 << 31 else ahead - (1 << 32))
+    if ahead < 1 << 31:
+        return near + ahead
+    return near + ahead - (1 << 32)
 
 
 def describe(arrow: str, frame: bytes) -> str:
     """Uma linha por quadro, para --verbose."""
     _, _, _, kind, _, length, session, block, _ = HEADER.unpack_from(frame)
-    said = str(frame[HEADER.size:][1:min(length, 60)], "utf-8", "replace") if kind in (TEXT, SPEECH) else ""
-    return escape(f"{arrow} {KINDS[kind]} sessão={session:08x} bloco={block} {length} B {said}".rstrip())
+    line = f"{arrow} {KINDS[kind]} sessão={session:08x} bloco={block} {length} B"
+    if kind in (TEXT, SPEECH):
+        # Depois do byte que diz se há mais, o texto.
+        said = bytes(frame[HEADER.size + 1:HEADER.size + min(length, 60)])
+        line += " " + said.decode("utf-8", "replace")
+    return escape(line.rstrip())
 # --- fim do bloco comum: protocolo ---
 
 
 # --- bloco comum: enlace ---
-SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33             # asm-generic/socket.h
-SIOCGIFFLAGS, SIOCGIFMTU, IFF_UP = 0x8913, 0x8921, 1  # linux/sockios.h e net/if.h
-ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772                # net/if_arp.h: os enlaces de quadro Ethernet
+# asm-generic/socket.h
+SO_ATTACH_FILTER = 26
+SO_RCVBUFFORCE = 33
+# linux/sockios.h e net/if.h
+SIOCGIFFLAGS = 0x8913
+SIOCGIFMTU = 0x8921
+SIOCGIFHWADDR = 0x8927
+IFF_UP = 0x1
+IFF_RUNNING = 0x40
+# net/if_arp.h: os enlaces de quadro Ethernet.
+ARPHRD_ETHER = 1
+ARPHRD_LOOPBACK = 772
+
+# linux/filter.h e linux/bpf_common.h: lê uma palavra, ou um byte, do quadro; "e"; compara com uma
+# constante; acaba, e o valor diz quantos bytes do quadro passam.
+BPF_LOAD_WORD = 0x20
+BPF_LOAD_BYTE = 0x30
+BPF_AND = 0x54
+BPF_EQUAL = 0x15
+BPF_RETURN = 0x06
+# Não é um byte do quadro: é a quem o kernel diz que ele se dirige (SKF_AD_OFF + SKF_AD_PKTTYPE).
+BPF_PACKET_TYPE = 0xFFFFF000 + 4
+# De outra máquina, ou com a etiqueta de uma VLAN que aqui não há (linux/if_packet.h).
+PACKET_OTHERHOST = 3
+
+# Uma FICHA, ou um pedido com um nome de arquivo comprido, não cabe em menos do que isto.
+MTU_MIN = 256
+# O que o kernel conta de cada interface.
+NET_FOLDER = "/sys/class/net"
+
+Interface = collections.namedtuple("Interface", "flags mac mtu hardware")
 
 
 def clock() -> int:
@@ -370,62 +476,140 @@ def clock() -> int:
 
 
 def attach_filter(sock, side, session=None):
-    """Filtro BPF: o kernel só copia para nós os quadros do sentido `side` (bit 7) e, se dita, de uma sessão."""
-    code = [(0x30, 0, KIND_AT), (0x54, 0, FROM_SERVER), (0x15, 1, side)]                   # ldb; and; jeq
-    code += [] if session is None else [(0x20, 0, SESSION_AT), (0x15, 1, session)]         # ld; jeq
-    code += [(0x06, 0, 0xFFFFFFFF), (0x06, 0, 0)]                                          # ret tudo; ret nada
-    program = array.array("B", b"".join(struct.pack("=HBBI", op, 0, test and len(code) - 2 - at, value)
-                                        for at, (op, test, value) in enumerate(code)))
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(code), program.buffer_info()[0]))
+    """Filtro BPF: o kernel só copia para nós os quadros do sentido `side` (bit 7).
+
+    Também ficam de fora os que não se dirigem a esta máquina e, se dita, os de outra sessão.
+    """
+    # (operação, valor, o que fazer se a comparação dá certo): o contrário acaba com o quadro.
+    code = [
+        (BPF_LOAD_BYTE, BPF_PACKET_TYPE, None),
+        (BPF_EQUAL, PACKET_OTHERHOST, False),
+        (BPF_LOAD_BYTE, KIND_AT, None),
+        (BPF_AND, FROM_SERVER, None),
+        (BPF_EQUAL, side, True),
+    ]
+    if session is not None:
+        code.append((BPF_LOAD_WORD, SESSION_AT, None))
+        code.append((BPF_EQUAL, session, True))
+    code.append((BPF_RETURN, 0xFFFFFFFF, None))
+    code.append((BPF_RETURN, 0, None))
+    packed = bytearray()
+    for at, (operation, value, goes_on) in enumerate(code):
+        # Quantas instruções saltar se a comparação dá certo, e se não dá: até a última.
+        jumps = {None: (0, 0), True: (0, len(code) - 2 - at), False: (len(code) - 2 - at, 0)}
+        packed += struct.pack("=HBBI", operation, *jumps[goes_on], value)
+    program = array.array("B", packed)
+    pointer, _ = program.buffer_info()
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(code), pointer))
+
+
+def read_interface(sock) -> Interface:
+    """Como está agora a interface do socket: o nome, o MAC e o MTU mudam com ela no ar.
+
+    Levanta OSError (ENODEV) se ela se foi.
+    """
+    import fcntl
+    name, _, _, hardware, _ = sock.getsockname()
+    request = struct.pack("256s", name.encode())
+    flags, = struct.unpack_from("H", fcntl.ioctl(sock, SIOCGIFFLAGS, request), 16)
+    mtu, = struct.unpack_from("i", fcntl.ioctl(sock, SIOCGIFMTU, request), 16)
+    mac, = struct.unpack_from("6s", fcntl.ioctl(sock, SIOCGIFHWADDR, request), 18)
+    return Interface(flags, mac, mtu, hardware)
+
+
+def has_carrier(flags) -> bool:
+    """Há fio, ou rede Wi-Fi, do outro lado? Ligada, a interface pode estar sem."""
+    return bool(flags & IFF_RUNNING)
+
+
+def explain_interface(name, interface) -> str:
+    """Por que esta interface não serve; "" se serve."""
+    if not interface.flags & IFF_UP:
+        return f"a interface {name} está desligada. Ligue-a: sudo ip link set {name} up"
+    if interface.hardware not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
+        return (f"{name} não leva quadros Ethernet (tipo {interface.hardware}). "
+                "Veja as outras: ip -br link")
+    if interface.mtu < MTU_MIN:
+        return (f"em {name} só cabem {interface.mtu} bytes (MTU), e são precisos {MTU_MIN}: "
+                f"sudo ip link set {name} mtu 1500")
+    # Quem é porta de uma ponte entrega a ela tudo o que ouve.
+    if os.path.exists(f"{NET_FOLDER}/{name}/brport"):
+        bridge = os.path.basename(os.path.realpath(f"{NET_FOLDER}/{name}/master"))
+        return f"{name} é uma porta da ponte {bridge}, e é ela quem ouve. Use {bridge}"
+    return ""
+
+
+def explain_name(name, error) -> str:
+    """Por que não se acha a interface, e quais há."""
+    known = ", ".join(known for _, known in socket.if_nameindex())
+    why = error.args[-1]
+    if getattr(error, "errno", None) == errno.ENODEV:
+        why = "não existe"
+    return f"a interface {escape(name)!r} não serve ({why}). As desta máquina: {known}"
 
 
 def open_link(name, side, receive_bytes):
-    """Socket AF_PACKET só do nosso EtherType, já com filtro: devolve (sock, MAC, MTU). Levanta Failure."""
-    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    """Socket AF_PACKET só do nosso EtherType, já com filtro: devolve (sock, MAC, MTU).
+
+    Levanta Failure. Não olha se há fio: a interface pode ficar pronta daqui a pouco.
+    """
     if not hasattr(socket, "AF_PACKET"):
-        raise Failure("quadros crus (AF_PACKET) só existem no Linux: use um computador ou Raspberry Pi com ele")
-    import fcntl  # só existe no Unix: fora dele, o arquivo ainda se importa e responde a --help
+        raise Failure("quadros crus (AF_PACKET) só existem no Linux: "
+                      "use um computador ou Raspberry Pi com ele")
     try:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # 0: nada entra antes do filtro
+        # 0: nada entra antes do filtro.
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     except PermissionError:
-        raise Failure(f"abrir quadros crus exige a permissão CAP_NET_RAW. Digite: sudo ./{command}") from None
+        raise Failure("abrir quadros crus exige a permissão CAP_NET_RAW. "
+                      f"Digite: sudo {typed()}") from None
     try:
         sock.setblocking(False)
         attach_filter(sock, side)
         sock.bind((name, ETHERTYPE))
-        request = struct.pack("256s", name.encode())
-        flags, = struct.unpack_from("H", fcntl.ioctl(sock, SIOCGIFFLAGS, request), 16)
-        mtu, = struct.unpack_from("i", fcntl.ioctl(sock, SIOCGIFMTU, request), 16)
-        _, _, _, hardware, mac = sock.getsockname()
-        problem = f"{name} não leva quadros Ethernet (tipo {hardware}). Veja as outras: ip -br link"
-        if not flags & IFF_UP:
-            problem = f"a interface {name} está desligada. Ligue-a: sudo ip link set {name} up"
-        elif hardware in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
-            with contextlib.suppress(PermissionError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)    # até o limite do sistema
-                sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_bytes)      # root passa do limite
-            return sock, mac, mtu
+        interface = read_interface(sock)
+        problem = explain_interface(name, interface)
+        # Até o limite do sistema; root passa dele.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        with contextlib.suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_bytes)
     except (OSError, UnicodeError) as error:
-        known = ", ".join(known for _, known in socket.if_nameindex())
-        problem = f"a interface {escape(name)!r} não serve ({error.args[-1]}). As desta máquina: {known}"
-    sock.close()
-    raise Failure(problem)
+        problem = explain_name(name, error)
+    if problem:
+        sock.close()
+        raise Failure(problem)
+    return sock, interface.mac, interface.mtu
+
+
+def is_own_namespace() -> bool:
+    """Em `unshare -r` este root é só quem já éramos: não manda na máquina, e não há o que devolver.
+
+    Ali o mapa de usuários tem um só. Um contêiner tem muitos, e o root dele pode o que não deve.
+    """
+    with open("/proc/self/uid_map") as uid_map:
+        entries = uid_map.read().splitlines()
+    return len(entries) == 1 and entries[0].split()[-1] == "1"
 
 
 def drop_root():
-    """Aberto o socket, root não serve para mais nada: volta a ser quem digitou sudo. Devolve o passwd dele ou None."""
-    with open("/proc/self/uid_map") as uid_map:
-        nested = uid_map.read().split()[2] != "4294967295"  # em `unshare -r` este root já não manda na máquina
+    """Aberto o socket, root não serve para mais nada: volta a ser quem digitou sudo.
+
+    Devolve o passwd dele, ou None.
+    """
     uid = os.environ.get("SUDO_UID", "0")
-    if os.geteuid() != 0 or nested or uid == "0":  # sem sudo (login de root, serviço), não há a quem voltar
+    # Sem sudo (login de root, serviço), não há a quem voltar.
+    if os.geteuid() != 0 or uid == "0" or is_own_namespace():
         return None
-    import pwd  # também
+    import pwd
     try:
         user = pwd.getpwuid(int(uid))
-    except (KeyError, ValueError):  # um chroot, ou um contêiner, com outro passwd
-        raise Failure(f"não há usuário {escape(uid)} (SUDO_UID), e como root não sigo. Use env SUDO_UID=1000") from None
-    escape("\x1b")  # carrega o codec já: de um Python dentro de /root, quem digitou sudo não o leria depois
-    os.initgroups(user.pw_name, user.pw_gid)  # os grupos primeiro: sem root não se mexe mais neles
+    except (KeyError, ValueError):
+        # Um chroot, ou um contêiner, com outro passwd.
+        raise Failure(f"não há usuário {escape(uid)} (SUDO_UID), e como root não sigo. "
+                      "Use env SUDO_UID=1000") from None
+    # Carrega o codec já: de um Python dentro de /root, quem digitou sudo não o leria depois.
+    escape("\x1b")
+    # Os grupos primeiro: sem root não se mexe mais neles.
+    os.initgroups(user.pw_name, user.pw_gid)
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
     return user
@@ -435,13 +619,17 @@ def read_key(path):
     """Chave: o resumo do arquivo, byte por byte; sem arquivo, nenhuma."""
     if path is None:
         return b""
+    recipe = f"head -c 32 /dev/urandom > {shlex.quote(path)}"
     try:
         with open(path, "rb") as file:
             secret = file.read(1 << 20)
+    except FileNotFoundError:
+        raise Failure(f"não há {path}. Crie a chave, e leve uma cópia à outra máquina: {recipe}")
     except OSError as error:
-        raise Failure(f"não consigo ler {path}: {error.strerror}. Para criá-lo: head -c 32 /dev/urandom > {path}")
+        raise Failure(f"não consigo ler {path}: {reason(error)}. Outra chave: --chave-arquivo")
     if len(secret) < 16:
-        raise Failure(f"{path} tem {len(secret)} bytes, e uma chave pede 16 ou mais: head -c 32 /dev/urandom > {path}")
+        raise Failure(f"{path} tem {len(secret)} bytes, e uma chave pede 16 ou mais. "
+                      f"Uma nova, no lugar dela: {recipe}")
     return hashlib.blake2b(secret, digest_size=32).digest()
 # --- fim do bloco comum: enlace ---
 
