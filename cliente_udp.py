@@ -289,18 +289,26 @@ port_number = number(int, 0, 65535, "uma porta")
 
 
 # --- bloco comum: udp ---
-MAX_PAYLOAD = {socket.AF_INET: 65507, socket.AF_INET6: 65527}  # 65535 - 8 do UDP (e - 20 do IPv4): RFC 768 e 791
-ENTER = b"/entrar"  # o que manda à sala quem ainda não entrou nela
-CODE_SIZE = 7  # letras: com o fim de linha, o código cabe na resposta a "/entrar" com o seu
+# O que manda à sala quem ainda não entrou nela.
+ENTER = b"/entrar"
+# Letras: com o fim de linha, o código cabe na resposta a "/entrar" com o seu.
+CODE_SIZE = 7
 INVITE = "* seu código é {}: mande-o de volta para entrar na sala\n"
-HINTS = tuple(text.encode() for text in ("* quem é você? digite /entrar\n", "digite /entrar\n", "?\n", "?"))
+HINTS = [text.encode() for text in (
+    "* quem é você? digite /entrar\n",
+    "digite /entrar\n",
+    "?\n",
+    "?",
+)]
+# --- fim do bloco comum: udp ---
+
+MAX_PAYLOAD = {socket.AF_INET: 65507, socket.AF_INET6: 65527}  # 65535 - 8 do UDP (e - 20 do IPv4): RFC 768 e 791
 
 
 def socket_address(host, port):
     """(família, endereço) de host e porta; um nome que tem IPv4 e IPv6 vale pelo IPv4, e os dois lados combinam."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     return min(((family, address) for family, *_, address in found), key=lambda item: item[0] != socket.AF_INET)
-# --- fim do bloco comum: udp ---
 
 
 # Protocolo: bytes entram, bytes saem.

@@ -2,24 +2,34 @@
 # SPDX-License-Identifier: MIT
 """Servidor UDP de eco e de chat: cada datagrama é um cartão-postal, com remetente e sem garantia.
 
-    ./servidor_udp.py                            em um terminal: eco em 127.0.0.1 porta 5050
-    ./cliente_udp.py                             em outro: cada linha digitada volta
-
-    ./servidor_udp.py --modo chat                uma sala, para cliente_udp.py e para nc -u
-    ./servidor_udp.py --perda 20 --semente 7     uma rede ruim de propósito, sempre com o mesmo azar
+    ./servidor_udp.py                em um terminal: eco em 127.0.0.1 porta 5050
+    ./cliente_udp.py                 em outro: cada linha digitada volta
 
         cliente                       servidor
-                                      socket() bind()        não há listen() nem accept(): um socket só serve a
-        socket()                                             todos, e cada datagrama traz o endereço de quem o mandou
-        sendto(b"oi") ------?----->   recvfrom_into()
-        recvfrom()    <-----?------   sendto(b"oi")          "?": aqui ele pode se perder, chegar duas vezes ou fora
-                                                             de ordem, e ninguém é avisado
+                                      socket() bind()    não há listen() nem accept(): um socket só
+        socket()                                         serve a todos, e cada datagrama traz o
+        sendto(b"oi") ------?----->   recvfrom()         endereço de quem o mandou
+        recvfrom()    <-----?------   sendto(b"oi")      "?": aqui ele pode se perder, chegar duas
+                                                         vezes ou fora de ordem, sem aviso
 
-O remetente de um cartão-postal pode ser mentira. Por isso ninguém recebe daqui mais bytes nem mais datagramas do que
-mandou, enquanto não prova que mora onde diz; e há um limite do que se aceita de cada um por segundo.
+O servidor ingênuo, que já atende a todos:
 
-O que ele não faz: não cifra, não retransmite, não guarda nada. Escutando em 0.0.0.0 numa máquina de vários endereços, a
-resposta sai pelo que a rota escolher, que pode não ser o que o cliente espera (escute num só, se isto incomodar).
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 5050))
+    while True:
+        sock.sendto(*sock.recvfrom(65535))
+
+O que lhe falta, e cada parte deste arquivo cura uma falta:
+
+    1  uma resposta que não sai o derruba ................. Server
+    2  um datagrama forjado põe dois ecos em laço eterno .. Guard
+    3  crê no remetente, que num cartão pode ser mentira .. Cookies, cookie
+    4  um cliente não fala com outro ...................... Chat, Room
+    5  nesta máquina nada se perde, e ninguém aprende ..... BadNetwork
+
+O que ele não faz: não cifra, não retransmite, não guarda nada. Escutando em 0.0.0.0 numa máquina de
+vários endereços, a resposta sai pelo que a rota escolher, que pode não ser o que o cliente espera
+(escute num só, se isto incomodar).
 """
 import argparse
 import base64
@@ -32,11 +42,9 @@ import hmac
 import io
 import math
 import os
-import queue
 import random
 import re
 import secrets
-import select
 import selectors
 import shlex
 import signal
@@ -45,23 +53,917 @@ import struct
 import sys
 import threading
 import time
-import types
+import typing
+import unicodedata
 
-QUEUE_BYTES = 4 << 20  # bytes que se pedem para a fila do kernel: o que chega com ela cheia se perde sem aviso
-WAKE_S = 1  # no Windows o Ctrl+C só é visto entre duas esperas; e de quanto em quanto a sala confere silêncios
-BATCH = 256  # datagramas lidos por vez antes de conferir os prazos: uma inundação não para o relógio
-FIRST_USER_PORT = 1024  # abaixo dela moram DNS, NTP, echo, chargen: ninguém digita de lá, e quem responde faz laço
-MAX_SOURCES = 4096  # remetentes lembrados; o mais antigo dá lugar
-QUOTA = 1000  # datagramas por cota: só de cota em cota um remetente é conferido, e o caminho quente fica curto
-ECHO_RATE = 1000  # datagramas por segundo de um remetente: mais que um exercício precisa, menos que um ataque quer
-LOOPBACK_RATE = 100000  # de 127.0.0.1 e ::1, que ninguém forja de fora: um programa ligeiro, nunca uma inundação
-CHAT_RATE = 20  # na sala cada datagrama vai a todos; ninguém digita 20 linhas por segundo
-LOOP_COPIES, SAMPLES = 5000, 64  # depois de tantos datagramas, rever uma das últimas amostras é sinal de laço
-COOKIE_PERIOD_S = 60  # um código vale no seu minuto e no seguinte; o servidor não guarda nenhum
-MAX_MEMBERS = 64  # quem manda um datagrama à sala faz sair um por membro
-IDLE_S = 120  # sem conexão, só o silêncio diz que alguém se foi
-CONSOLE_LINES, LAST_WORDS_S = 4096, 0.5  # o que espera por um terminal parado; quanto se espera por ele no fim
-MAX_DELAYED, MAX_DELAYED_BYTES = 8192, 8 << 20  # datagramas e bytes que --atraso segura: o resto se perde
+# ---------------------------------------------------------------------------------------------
+# 1. Server: um socket só para todos
+#
+# O ingênuo acaba na primeira resposta que o kernel recusa (sem rota, firewall, porta de origem 0),
+# e um datagrama maior que o buffer chega cortado, sem aviso. Aqui o que dá errado com um datagrama
+# é daquele datagrama: conta-se, diz-se uma vez de cada tipo, e o laço segue. Quem responde é uma
+# função, answer(dados, remetente): o eco é o próprio envio (RFC 862), e a sala, a parte 4.
+
+# Bytes que se pedem para a fila do kernel: o que chega com ela cheia se perde sem aviso.
+QUEUE_BYTES = 4 << 20
+# Segundos entre uma conferida e outra: dos silêncios da sala e, no Windows, do Ctrl+C.
+WAKE_S = 1
+# Datagramas lidos por vez antes de conferir os prazos: uma inundação não para o relógio.
+BATCH = 256
+
+
+class Server:
+    """Espera, lê tudo o que houver na fila, espera de novo."""
+
+    def __init__(self, sock, guard, limit):
+        self.sock = sock
+        self.guard = guard
+        # Bytes do maior datagrama que se aceita.
+        self.limit = limit
+        # Um byte a mais: se ele for ocupado, chegou mais do que cabia.
+        self.buffer = bytearray(limit + 1)
+        # As contas do fim.
+        self.datagrams = 0
+        self.octets = 0
+        self.stopping = False
+        # Quem responde; e quem tem prazos: funções que devolvem os segundos até o próximo.
+        self.answer = self.send
+        self.ticks = []
+
+    def run(self):
+        # O eco puro espera na própria leitura, que o kernel acorda a cada WAKE_S: com um cliente
+        # só, perguntar antes de cada leitura o deixaria um décimo mais lento (medido).
+        patient_reads = os.name == "posix" and not self.ticks
+        if patient_reads:
+            self.sock.setblocking(True)
+            timeval = struct.pack("qq", WAKE_S, 0)
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self.sock.setsockopt(socket.SOL_SOCKET, option, timeval)
+        while True:
+            if not patient_reads:
+                wait_ready([self.sock], timeout=self.next_deadline())
+            self.drain()
+
+    def next_deadline(self):
+        """Cumpre os prazos vencidos; devolve quantos segundos faltam para o próximo."""
+        waits = [WAKE_S]
+        for tick in self.ticks:
+            try:
+                waits.append(tick())
+            except Exception as error:
+                self.survive(error, ("?", 0))
+        return max(0, min(waits))
+
+    def drain(self):
+        """Lê até a fila esvaziar (ou BATCH): havendo o que ler, cada leitura volta na hora."""
+        receive = self.sock.recvfrom_into
+        answer = self.answer
+        admit = self.guard.admit
+        tokens = self.guard.tokens
+        limit = self.limit
+        buffer = self.buffer
+        data = view = memoryview(buffer)
+        for _ in range(BATCH):
+            try:
+                size, source = receive(buffer)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.excuse_receive(error)
+                continue
+            self.datagrams += 1
+            self.octets += size
+            # Datagramas seguidos costumam ter o mesmo tamanho: um recorte serve a todos.
+            if size != len(data):
+                data = view[:size]
+            if size > limit:
+                self.guard.drop(f"maior que {limit} bytes: chegou cortado", source)
+                continue
+            left = tokens.get(source)
+            if left:
+                tokens[source] = left - 1
+            elif not admit(source, data):
+                continue
+            try:
+                answer(data, source)
+            except Exception as error:
+                self.survive(error, source)
+
+    def send(self, data, source):
+        try:
+            self.sock.sendto(data, source)
+        except OSError as error:
+            # Sem rota, firewall, o ICMP de outra resposta: problema deste destino só.
+            self.guard.drop(f"envio recusado ({error.strerror})", source)
+
+    def excuse_receive(self, error):
+        """Erros de recepção que não são desta recepção; os outros sobem."""
+        if getattr(error, "winerror", None) == 10040:
+            # WSAEMSGSIZE: é assim que o Windows avisa o datagrama cortado.
+            self.guard.drop(f"maior que {self.limit} bytes: chegou cortado", ("?", 0))
+        elif not isinstance(error, ConnectionError) and error.errno != errno.ENETRESET:
+            # Estes dois são de uma resposta anterior: não achou ninguém (10054 no Windows), ou o
+            # TTL dela acabou no caminho (10052).
+            raise error
+
+    def survive(self, error, source):
+        """Um defeito nosso, que um datagrama achou: custa a resposta dele, e não o servidor."""
+        last = error.__traceback__
+        while last.tb_next:
+            last = last.tb_next
+        # O tipo e a linha, e não a mensagem: ela pode trazer o que veio da rede, e não acabaria.
+        self.guard.drop(f"defeito nosso ({type(error).__name__}, linha {last.tb_lineno})", source)
+
+    def stop(self, *_):
+        """Ctrl+C e SIGTERM são um fim só, e o segundo não corta as contas do primeiro."""
+        if not self.stopping:
+            self.stopping = True
+            raise KeyboardInterrupt
+
+
+# Exercício: um serviço novo são duas linhas, e a sua vez de responder, uma em build_server().
+#
+#     def upper(data, source):
+#         server.send(bytes(data).upper(), source)
+
+
+# ---------------------------------------------------------------------------------------------
+# 2. Guard: quem merece resposta
+#
+# Quem responde a qualquer um serve para atacar outro: um datagrama que diz vir de um eco, e os dois
+# conversam para sempre (CERT CA-1996-01); mil que dizem vir de alguém, e esse alguém é inundado.
+# Cada defesa é uma função que devolve o motivo da recusa, ou "". Só de cota em cota um remetente
+# passa por elas; entre uma e outra gasta fichas (token bucket), e o caminho quente fica curto.
+
+# Abaixo dela moram DNS, NTP, echo, chargen: ninguém digita de lá, e quem responde faz laço.
+FIRST_USER_PORT = 1024
+# Remetentes lembrados; o mais antigo dá lugar.
+MAX_SOURCES = 4096
+# Datagramas por cota.
+QUOTA = 1000
+# Datagramas por segundo de um remetente: mais que um exercício precisa, menos que um ataque quer.
+# Desta máquina não há limite: 127.0.0.1 e ::1 ninguém forja de fora, e um cliente ligeiro não perde
+# nada por nossa causa.
+ECHO_RATE = 1000
+# Na sala cada datagrama vai a todos; ninguém digita 20 linhas por segundo.
+CHAT_RATE = 20
+# Depois de tantos datagramas, rever uma das últimas amostras é sinal de laço.
+LOOP_COPIES = 5000
+SAMPLES = 64
+
+
+class Quota(typing.NamedTuple):
+    """O que se lembra de um remetente, de cota em cota."""
+
+    # Quando pode ter outra, em time.monotonic().
+    due: float = 0.0
+    # Resumos do primeiro datagrama de cada uma das últimas cotas.
+    samples: tuple = ()
+    # Datagramas que já teve, desde o último laço.
+    count: int = 0
+
+
+def is_loopback(host: str) -> bool:
+    """127.0.0.0/8 (também como o IPv6 o escreve) ou ::1: não chegam por um cabo (RFC 1122)."""
+    return host == "::1" or host.startswith(("127.", "::ffff:127."))
+
+
+class Guard:
+    """As defesas, e as fichas de cada remetente: uma por datagrama, QUOTA por vez."""
+
+    def __init__(self, own, rate, note):
+        # O nosso (endereço, porta).
+        self.own = own
+        # Datagramas por segundo; None é o padrão, que depende de onde vêm.
+        self.rate = rate
+        # Diz uma linha a quem opera o servidor.
+        self.note = note
+        # Remetente -> fichas que restam; quem não tem passa por admit().
+        self.tokens = {}
+        # Remetente -> Quota, na ordem da última.
+        self.quotas = {}
+        # Remetentes que já apareceram, ainda que esquecidos.
+        self.sources = 0
+        # Motivo -> datagramas sem resposta.
+        self.dropped = collections.Counter()
+
+    def admit(self, source, data):
+        """Dá a quem está sem fichas uma cota nova (e gasta a primeira), ou descarta o datagrama."""
+        for defence in (self.above_rate, self.service_port, self.own_address):
+            why = defence(source)
+            if why:
+                return self.drop(why, source)
+        sample = hash(bytes(data))
+        why = self.loop(source, sample)
+        self.grant(source, sample, looping=bool(why))
+        if why:
+            return self.drop(why, source)
+        return True
+
+    def above_rate(self, source):
+        if time.monotonic() < self.quotas.get(source, Quota()).due:
+            return "acima da taxa"
+        return ""
+
+    def service_port(self, source):
+        if source[1] < FIRST_USER_PORT:
+            return f"porta de origem abaixo de {FIRST_USER_PORT}"
+        return ""
+
+    def own_address(self, source):
+        """Diz vir desta porta, desta máquina? Responder seria falar sozinho."""
+        if source[1] != self.own[1]:
+            return ""
+        family = socket.AF_INET
+        if ":" in source[0]:
+            family = socket.AF_INET6
+        # Da máquina é o endereço que o bind() aceita.
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((source[0], 0, *source[2:]))
+            return "origem é o próprio servidor"
+        return ""
+
+    def loop(self, source, sample):
+        """Cada perda tira um datagrama do laço; um cliente que se repete perde um em cinco mil."""
+        quota = self.quotas.get(source, Quota())
+        if sample in quota.samples and quota.count >= LOOP_COPIES:
+            return "laço com outro servidor de eco"
+        return ""
+
+    def grant(self, source, sample, looping):
+        old = self.quotas.pop(source, None)
+        if old is None:
+            old = Quota()
+            self.sources += 1
+            if len(self.quotas) >= MAX_SOURCES:
+                oldest = next(iter(self.quotas))
+                del self.quotas[oldest]
+                del self.tokens[oldest]
+        rate = self.rate_of(source)
+        most = int(min(QUOTA, rate))
+        # Sorteada: um laço de vários datagramas não acerta o passo dela.
+        size = random.randint((most + 1) // 2, most)
+        count = size
+        if not looping:
+            count += old.count
+        samples = (*old.samples, sample)[-SAMPLES:]
+        self.quotas[source] = Quota(time.monotonic() + size / rate, samples, count)
+        self.tokens[source] = size - 1
+
+    def rate_of(self, source):
+        if self.rate:
+            return self.rate
+        if is_loopback(source[0]):
+            return math.inf
+        return ECHO_RATE
+
+    def drop(self, why, source):
+        """Conta o descarte e, no primeiro de cada motivo, diz qual; devolve False."""
+        self.dropped[why] += 1
+        if self.dropped[why] == 1:
+            where = f"{source[0]} porta {source[1]}"
+            self.note(f"descartado: {why} (de {where}); os próximos, só conto")
+        return False
+
+
+# ---------------------------------------------------------------------------------------------
+# 3. Cookies: provar um endereço
+#
+# Sem prova, qualquer um inscreveria na sala a máquina de outro, que receberia tudo sem ter pedido.
+# O código vai ao endereço que o datagrama diz: só quem mora lá pode mandá-lo de volta. O servidor
+# não guarda nenhum, e por isso mil pedidos forjados não lhe custam memória (como os SYN cookies do
+# TCP, RFC 4987, 3.6); e a quem não se provou nunca vão mais bytes nem datagramas do que ele mandou.
+
+# Segundos: um código vale no seu minuto e no seguinte.
+COOKIE_PERIOD_S = 60
+
+# --- bloco comum: udp ---
+# O que manda à sala quem ainda não entrou nela.
+ENTER = b"/entrar"
+# Letras: com o fim de linha, o código cabe na resposta a "/entrar" com o seu.
+CODE_SIZE = 7
+INVITE = "* seu código é {}: mande-o de volta para entrar na sala\n"
+HINTS = [text.encode() for text in (
+    "* quem é você? digite /entrar\n",
+    "digite /entrar\n",
+    "?\n",
+    "?",
+)]
+# --- fim do bloco comum: udp ---
+
+
+def cookie(key: bytes, host: str, port: int, period: int) -> str:
+    """O código de um endereço num minuto: só o dono dele o recebe, só quem tem a chave o calcula.
+
+    BLAKE2s com chave (RFC 7693) sobre o minuto (8 bytes, o maior primeiro), a porta (2) e o texto
+    do endereço; dos 40 bits do resumo, os 35 primeiros, 5 por letra (base32, RFC 4648).
+    """
+    message = period.to_bytes(8, "big") + port.to_bytes(2, "big") + host.encode()
+    digest = hashlib.blake2s(message, key=key, digest_size=5).digest()
+    return base64.b32encode(digest).decode()[:CODE_SIZE]
+
+
+def same(one: str, other: str) -> bool:
+    """Iguais? Sem contar, pelo tempo que demora, até que letra (timing attack)."""
+    return hmac.compare_digest(one.encode(), other.encode())
+
+
+class Cookies:
+    """Os códigos desta execução; nenhum se guarda: confere-se calculando de novo."""
+
+    def __init__(self):
+        self.key = secrets.token_bytes(32)
+
+    def codes(self, source):
+        """O deste minuto e o do anterior, que quem digita devagar ainda traz na mão."""
+        period = int(time.monotonic() // COOKIE_PERIOD_S)
+        host, port = source[:2]
+        return [cookie(self.key, host, port, p) for p in (period, period - 1) if p >= 0]
+
+    def proves(self, code, source):
+        return any(same(code, valid) for valid in self.codes(source))
+
+    def challenge(self, data, source):
+        """A resposta a um desconhecido: o código, se o pediu. A um datagrama vazio, nada."""
+        answers = HINTS
+        if data.startswith(ENTER):
+            code = self.codes(source)[0]
+            answers = [text.format(code).encode() for text in (INVITE, "{}\n", "{}")]
+        # A maior que não passa do que ele mandou.
+        return next((text for text in answers if len(text) <= len(data)), b"")
+
+
+# ---------------------------------------------------------------------------------------------
+# 4. Chat: uma sala sem conexões
+#
+# O eco só conhece quem acaba de falar. Membro aqui é o endereço que se provou (parte 3), até se
+# calar por um tempo: sem FIN, só o silêncio diz que alguém se foi. Quem ouve o quê é da Room, que
+# não sabe de socket; a linha volta também a quem a disse, o único sinal de que ela chegou. A quem
+# um roteador mudou a porta, o código com que entrou devolve o apelido: /nick NOME CÓDIGO.
+
+# Quem manda um datagrama à sala faz sair um por membro.
+MAX_MEMBERS = 64
+# Segundos de silêncio que a sala aceita.
+IDLE_S = 120
+# Um telnet, ou um Ctrl+C digitado, põe destes antes da barra; o comando não vira fala por isso.
+CONTROLS = "".join(map(chr, [*range(33), *range(127, 160)]))
+
+
+def read_line(data: bytes) -> str:
+    r"""A linha de um datagrama, sem o fim (\n, \r\n, \r\0) nem o que esconderia uma barra."""
+    text = data.decode("utf-8", "replace").rstrip("\r\n\0").strip()
+    bare = text.lstrip(CONTROLS)
+    if bare.startswith("/"):
+        return bare
+    return text
+
+
+class Member:
+    """O que a sala sabe de um endereço, além do apelido."""
+
+    def __init__(self):
+        # O código com que ele se provou: só ele o recebeu, e com ele retoma o apelido.
+        self.code = ""
+        # Quando falou por último, em time.monotonic().
+        self.seen = 0.0
+
+
+class Chat:
+    """A sala por UDP: um datagrama é uma linha; vazio, quer dizer "continuo aqui"."""
+
+    def __init__(self, send, idle_s, say):
+        self.send = send
+        self.idle_s = idle_s
+        # Diz uma linha a quem opera o servidor.
+        self.say = say
+        self.cookies = Cookies()
+        self.room = Room(echo=True)
+        # Endereço -> Member: os mesmos da Room.
+        self.members = {}
+
+    def receive(self, data, source):
+        data = bytes(data)
+        code, line = self.split_code(read_line(data), source)
+        if source not in self.members:
+            if not code:
+                return self.challenge(data, source)
+            if not self.welcome(source):
+                return None
+        member = self.members[source]
+        member.code = code or member.code
+        member.seen = time.monotonic()
+        # Mede-se escapada, como seguirá: \x01 são quatro bytes.
+        if len(escape(line[:LINE_LIMIT + 1]).encode()) > LINE_LIMIT:
+            return self.tell(source, f"* erro: linha com mais de {LINE_LIMIT} bytes")
+        return self.obey(source, line)
+
+    def split_code(self, line, source):
+        """(código, resto) de uma linha que começa por um código deste endereço, ou ("", linha)."""
+        word, _, rest = line.partition(" ")
+        code = word.upper()
+        if len(code) != CODE_SIZE:
+            return "", line
+        # O seu, ainda que vencido, nunca é fala: quem o ouvisse tomaria o apelido.
+        member = self.members.get(source)
+        if self.cookies.proves(code, source) or (member and same(code, member.code)):
+            return code, rest.strip()
+        return "", line
+
+    def challenge(self, data, source):
+        answer = self.cookies.challenge(data, source)
+        if answer:
+            self.send(answer, source)
+
+    def welcome(self, source):
+        if len(self.members) >= MAX_MEMBERS:
+            self.tell(source, f"* erro: a sala está cheia ({MAX_MEMBERS}); tente mais tarde")
+            return False
+        self.members[source] = Member()
+        self.spread(self.room.enter(source))
+        return True
+
+    def obey(self, source, line):
+        command, text = parse_command(line)
+        if command == "entrar":
+            # De quem já entrou: é o apelido que quer, se diz algum.
+            if not text:
+                return None
+            command = "nick"
+            line = f"/nick {text}"
+        nick, _, code = text.partition(" ")
+        if command == "nick" and code and self.reclaim(source, nick, code):
+            line = f"/nick {nick}"
+        try:
+            reply, told = obey(self.room, source, line)
+        except ProtocolError as error:
+            return self.tell(source, f"* erro: {error}")
+        if source not in self.room.nicks:
+            del self.members[source]
+        if reply:
+            self.send(reply.encode(), source)
+        return self.spread(told)
+
+    def reclaim(self, source, nick, code):
+        """O dono do apelido, que mudou de porta, o retoma: o membro antigo sai. Devolve se saiu."""
+        ghost = self.room.members.get(nick_key(nick))
+        if ghost in (None, source):
+            return False
+        if not same(code.strip().upper(), self.members[ghost].code):
+            return False
+        self.leave(ghost, "* o seu código voltou por outra porta: esta saiu da sala")
+        return True
+
+    def leave(self, source, last_words):
+        del self.members[source]
+        self.tell(source, last_words)
+        self.spread(self.room.leave(source))
+
+    def tell(self, source, text):
+        self.send((text + "\n").encode(), source)
+
+    def spread(self, told):
+        """Conta os eventos da sala: aos membros e, o que não é só de um, a quem a opera."""
+        for hearers, event in told:
+            text = to_line(event)
+            if event.kind != "welcome" and not event.to:
+                self.say(text)
+            for source in hearers:
+                self.tell(source, text)
+
+    def close(self):
+        for source in self.members:
+            self.tell(source, "* o servidor encerrou; até logo")
+
+    def tick(self):
+        """Despede quem está calado há muito tempo; devolve os segundos até a próxima vez."""
+        now = time.monotonic()
+        quiet = [s for s, member in self.members.items() if now - member.seen > self.idle_s]
+        words = f"* {self.idle_s:g} s de silêncio: você saiu da sala; para voltar, /entrar"
+        for source in quiet:
+            self.leave(source, words)
+        return min(WAKE_S, self.idle_s)
+
+
+# ---------------------------------------------------------------------------------------------
+# 5. BadNetwork: uma rede ruim de propósito
+#
+# Dentro de uma máquina nada se perde nem troca de ordem, e o programa que só rodou nela falha na
+# primeira rede sem fio. Esta fica entre o servidor e o socket e estraga o que sai: perde, duplica,
+# atrasa. Com --semente, sempre com o mesmo azar: a falha que se viu uma vez se vê de novo.
+
+# O que --atraso segura, em datagramas e em bytes: o resto se perde.
+MAX_DELAYED = 8192
+MAX_DELAYED_BYTES = 8 << 20
+
+
+class Held(typing.NamedTuple):
+    """Um datagrama à espera de sair."""
+
+    # Em time.monotonic(); no mesmo instante, na ordem em que vieram.
+    due: float
+    order: int
+    data: bytes
+    source: tuple
+
+
+class BadNetwork:
+    """Um send() que nem sempre envia, nem na hora, nem uma vez só."""
+
+    def __init__(self, send, args, guard):
+        self.real_send = send
+        self.guard = guard
+        # De 0 a 1.
+        self.loss = args.perda / 100
+        self.twice = args.duplica / 100
+        self.delay_s = args.atraso / 1000
+        self.random = random.Random(args.semente)
+        # Um heap de Held: o primeiro é o próximo a sair.
+        self.held = []
+        self.held_bytes = 0
+        self.order = 0
+
+    def send(self, data, source):
+        # Os dois sorteios se fazem sempre: o azar de um não muda o dos seguintes.
+        lost = self.random.random() < self.loss
+        again = self.random.random() < self.twice
+        if lost:
+            self.guard.drop("perdido de propósito", source)
+            return
+        self.pass_on(data, source)
+        # Em dobro só nesta máquina: pela rede, dois por um serviria para multiplicar um ataque.
+        if again and is_loopback(source[0]):
+            self.pass_on(data, source)
+
+    def pass_on(self, data, source):
+        if self.delay_s:
+            self.hold(data, source)
+        else:
+            self.real_send(data, source)
+
+    def hold(self, data, source):
+        """Guarda de meio a um e meio atraso: variando, os datagramas também trocam de ordem."""
+        due = time.monotonic() + self.delay_s * self.random.uniform(0.5, 1.5)
+        full = len(self.held) == MAX_DELAYED
+        if full or self.held_bytes + len(data) > MAX_DELAYED_BYTES:
+            self.guard.drop("fila do atraso cheia", source)
+            return
+        self.order += 1
+        self.held_bytes += len(data)
+        heapq.heappush(self.held, Held(due, self.order, bytes(data), source))
+
+    def tick(self):
+        """Manda o que já esperou bastante; devolve os segundos até o próximo."""
+        while self.held:
+            wait = self.held[0].due - time.monotonic()
+            if wait > 0:
+                return wait
+            ready = heapq.heappop(self.held)
+            self.held_bytes -= len(ready.data)
+            self.real_send(ready.data, ready.source)
+        return WAKE_S
+
+
+# ---------------------------------------------------------------------------------------------
+# Em volta: a sala, o apelido, a voz, a escuta, a casa e a linha de comando
+#
+# O que não é UDP. Entre cercas está o que outros scripts da coleção têm igual, byte por byte.
+
+# --- bloco comum: sala ---
+# Bytes de uma linha, sem o fim. Em UDP, a frase que a repete cabe num quadro Ethernet.
+LINE_LIMIT = 1024
+ROOM_HELP = """\
+* /nick NOME        muda o seu apelido
+* /quem             mostra quem está na sala
+* /msg NOME texto   fala só com um
+* /me texto         conta o que você faz
+* /sair             vai embora
+* /ajuda            mostra isto
+"""
+
+
+class ProtocolError(ValueError):
+    """O outro lado não respeitou o protocolo; a mensagem é a que se envia a ele."""
+
+
+class Event(typing.NamedTuple):
+    """O que aconteceu na sala. Quem o conta a uma pessoa, na língua dela, é um dialeto.
+
+    welcome  nick chegou, e é ele quem ouve     entered  nick chegou, e ouvem os outros
+    named    nick é o seu novo apelido          renamed  nick mudou o apelido para text
+    said     nick disse text                    left     nick foi embora
+    acted    nick faz text (/me)                noticed  nick avisa text: robôs não respondem
+
+    Com `to`, o que se disse foi só a ele.
+    """
+
+    kind: str
+    nick: str
+    text: str = ""
+    to: str = ""
+
+
+class Room:
+    """Quem está na sala, e quem ouve o quê. Pura: sem bytes, trava, socket, relógio nem terminal.
+
+    Um membro é qualquer chave de dicionário: um cliente, um endereço. Cada método devolve o que há
+    para contar, na ordem: uma lista de pares (membros, evento). O que não pode é ProtocolError.
+    """
+
+    def __init__(self, echo=False):
+        # Quem fala também se ouve? Sem conexão (UDP), só isto lhe mostra que a linha chegou.
+        self.echo = echo
+        # Membro -> apelido.
+        self.nicks = {}
+        # O que se compara de um apelido (nick_key) -> membro.
+        self.members = {}
+
+    def enter(self, member, nick=None):
+        """Chega um membro; sem apelido, é um visitante com número."""
+        if nick is None:
+            numbered = map("visitante{}".format, range(1, len(self.nicks) + 2))
+            nick = next(name for name in numbered if name not in self.members)
+        self.check(member, nick)
+        others = list(self.nicks)
+        self.nicks[member] = nick
+        self.members[nick_key(nick)] = member
+        return [([member], Event("welcome", nick)), (others, Event("entered", nick))]
+
+    def leave(self, member):
+        nick = self.nicks.pop(member)
+        del self.members[nick_key(nick)]
+        return [(list(self.nicks), Event("left", nick))]
+
+    def rename(self, member, wanted):
+        self.check(member, wanted)
+        nick = self.nicks[member]
+        del self.members[nick_key(nick)]
+        self.members[nick_key(wanted)] = member
+        self.nicks[member] = wanted
+        told = [(self.hearers(member), Event("renamed", nick, wanted))]
+        if not self.echo:
+            told.insert(0, ([member], Event("named", wanted)))
+        return told
+
+    def say(self, member, text, kind="said"):
+        """Fala a todos. kind: "said", "acted" ou "noticed". Uma linha vazia não diz nada."""
+        if not text:
+            return []
+        return [(self.hearers(member), Event(kind, self.nicks[member], text))]
+
+    def whisper(self, member, to, text, kind="said"):
+        """Fala só com quem tem o apelido `to`."""
+        target = self.members.get(nick_key(to))
+        if target is None or not text:
+            raise ProtocolError(f"{escape(to) or 'quem?'} não está na sala, ou falta o texto")
+        hearers = [target]
+        if self.echo and target != member:
+            hearers.append(member)
+        return [(hearers, Event(kind, self.nicks[member], text, to))]
+
+    def who(self):
+        """Os apelidos, em ordem."""
+        return sorted(self.nicks.values())
+
+    def check(self, member, nick):
+        """ProtocolError, se `nick` não serve ou já é de outro."""
+        fault = nick_fault(nick)
+        if fault:
+            raise ProtocolError(fault)
+        if self.members.get(nick_key(nick), member) != member:
+            raise ProtocolError(f"{nick} já está na sala; escolha outro apelido")
+
+    def hearers(self, member):
+        members = list(self.nicks)
+        if not self.echo:
+            members.remove(member)
+        return members
+
+
+# O dialeto de quem usa nc e telnet: um evento é uma linha, e uma barra começa um comando. O que
+# veio da rede só segue viagem escapado: ninguém comanda o terminal de ninguém.
+SPOKEN = {
+    "welcome": "* bem-vindo à sala, {0.nick}. /ajuda mostra os comandos",
+    "entered": "* {0.nick} entrou",
+    "left": "* {0.nick} saiu",
+    "named": "* agora você é {0.nick}",
+    "renamed": "* {0.nick} agora é {0.text}",
+    "said": "<{0.nick}> {1}",
+    "noticed": "<{0.nick}> {1}",
+    "acted": "* {0.nick} {1}",
+}
+SPOKEN_APART = "<{0.nick} para {0.to}, em particular> {1}"
+
+
+def to_line(event: Event) -> str:
+    """Event("said", "ana", "oi") -> "<ana> oi", sem o fim de linha."""
+    form = SPOKEN_APART if event.to else SPOKEN[event.kind]
+    return form.format(event, escape(event.text))
+
+
+def parse_command(line: str) -> tuple:
+    """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
+    if not line.startswith("/"):
+        return "", line
+    name, _, rest = line[1:].partition(" ")
+    return name.lower(), rest.strip()
+
+
+def obey(room: Room, member, line: str) -> tuple:
+    """Faz o que a linha pede: (o que responder a quem a disse, o que a sala conta)."""
+    command, text = parse_command(line)
+    if not command:
+        return "", room.say(member, text)
+    if command == "nick":
+        return "", room.rename(member, text)
+    if command == "msg":
+        to, _, words = text.partition(" ")
+        return "", room.whisper(member, to, words.strip())
+    if command == "me":
+        return "", room.say(member, text, "acted")
+    if command == "quem":
+        return f"* na sala: {', '.join(room.who())}\n", []
+    if command == "sair":
+        return "* até logo\n", room.leave(member)
+    if command == "ajuda":
+        return ROOM_HELP, []
+    return f"* não conheço /{escape(command)}\n{ROOM_HELP}", []
+# --- fim do bloco comum: sala ---
+
+
+# --- bloco comum: apelido ---
+# Caracteres de um apelido.
+NICK_LIMIT = 20
+# Ocupam lugar e não se veem, ou nem lugar ocupam: braile vazio, preenchimentos do hangul, seletores
+# de variação.
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164"
+                       "\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+# Querem dizer outra coisa numa linha de IRC (RFC 2812, 2.3.1), ou na da sala: canal, destino...
+RESERVED = re.compile(r"[!@:,*?#&+~%$<>]|^/")
+
+
+def nick_key(nick: str) -> str:
+    """O que se compara: "Ana", "ana" e "ａｎａ" são um só, com o acento composto ou não (NFKC)."""
+    folded = unicodedata.normalize("NFKC", nick).casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
+def nick_fault(nick: str) -> str:
+    """Por que não serve de apelido; "" se serve."""
+    shown = unicodedata.normalize("NFKC", nick)
+    if not (nick and len(nick) <= NICK_LIMIT and len(shown) <= NICK_LIMIT) or " " in nick + shown:
+        return f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços"
+    hidden = INVISIBLE.search(nick) or not (nick + shown).isprintable()
+    if hidden or unicodedata.category(nick[0]).startswith("M"):
+        return "um apelido só tem caracteres visíveis"
+    if RESERVED.search(shown):
+        return "um apelido não leva ! @ : , * ? # & + ~ % $ < > nem começa por /"
+    return ""
+# --- fim do bloco comum: apelido ---
+
+
+# --- bloco comum: voz ---
+# Texto à espera de um terminal parado (Ctrl+S), em bytes; as linhas que passam disso se perdem, mas
+# são contadas.
+VOICE_BYTES = 1 << 20
+# Segundos que o fim do programa espera pelas últimas linhas, se ninguém as lê.
+VOICE_PARTING_S = 0.25
+
+
+class Pen(threading.Thread):
+    """Escreve numa saída: só esta thread espera por quem não lê; quem põe a linha na fila segue."""
+
+    def __init__(self, stream, on_end):
+        super().__init__(daemon=True)
+        self.stream = stream
+        # Chamada quando não há mais quem leia (`| head -1`).
+        self.on_end = on_end
+        self.ready = threading.Condition()
+        self.box = bytearray()
+        # Linhas que não couberam, ou que um disco cheio recusou.
+        self.lost = 0
+        self.ended = False
+        self.broken = False
+
+    def put(self, text):
+        data = (text + "\n").encode(self.stream.encoding, "replace")
+        with self.ready:
+            if len(self.box) + len(data) > VOICE_BYTES:
+                self.lost += 1
+                return
+            self.box += data
+            self.ready.notify()
+
+    def end(self):
+        with self.ready:
+            self.ended = True
+            self.ready.notify()
+
+    def run(self):
+        while True:
+            with self.ready:
+                self.ready.wait_for(lambda: self.box or self.ended)
+                data, self.box = self.box, bytearray()
+                if self.lost and not self.broken:
+                    data += b"(linhas perdidas, sem quem as lesse: %d)\n" % self.lost
+                    self.lost = 0
+            if not data:
+                return
+            self.write(data)
+
+    def write(self, data):
+        try:
+            if not self.broken:
+                # Direto no descritor: parada no buffer do print(), esta thread prenderia o fim do
+                # programa.
+                write_all(self.stream.fileno(), data)
+        except OSError as error:
+            self.lost += data.count(b"\n")
+            # Disco cheio, terminal que se foi: perdem-se as linhas, e não o servidor. Só um cano
+            # fechado é o fim dele (no Windows, EINVAL).
+            if error.errno in (errno.EPIPE, errno.EINVAL):
+                self.broken = True
+                self.on_end()
+
+
+class Voice:
+    """O que um servidor diz a quem o opera, sem esperar: say() em stdout, note() em stderr."""
+
+    def __init__(self, on_end):
+        self.screen = Pen(sys.stdout, on_end)
+        self.notes = Pen(sys.stderr, lambda: None)
+        self.say = self.screen.put
+        self.note = self.notes.put
+        self.screen.start()
+        self.notes.start()
+
+    @property
+    def broken(self):
+        """Ninguém mais lê a saída?"""
+        return self.screen.broken
+
+    def close(self):
+        """As últimas linhas, se alguém as lê."""
+        for pen in (self.screen, self.notes):
+            pen.end()
+            pen.join(VOICE_PARTING_S)
+# --- fim do bloco comum: voz ---
+
+
+# --- bloco comum: escuta ---
+def has_ipv6():
+    """O kernel fala IPv6? Num Pi com ipv6.disable=1, nem o socket nasce."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM):
+        return True
+    return False
+
+
+def explain_bind(error, host, port):
+    """Por que não dá para escutar em host:port, e o mesmo comando, noutro lugar, para digitar."""
+    def again(new_host, new_port):
+        return typed(new_host, new_port, drop=(host, str(port)))
+
+    if isinstance(error, UnicodeError) or getattr(error, "errno", None) == socket.EAI_NONAME:
+        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
+    if isinstance(error, socket.gaierror) and (has_ipv6() or ":" not in host):
+        return f"não encontro a máquina {host!r} ({error.strerror}): confira o nome e a rede"
+    if error.errno == errno.EADDRINUSE:
+        return (f"a porta {port} já está em uso em {host}. "
+                f"Quem a usa: ss -lntup 'sport = :{port}'. "
+                f"Outra porta: {again(host, port % 65535 + 1)}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (f"a porta {port} é do administrador (abaixo de 1024). "
+                f"Tente outra: {again(host, port + 5000)}")
+    if ":" in host and not has_ipv6():
+        return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (f"{host} não é um endereço desta máquina. Os dela: ip addr. "
+                f"Todos de uma vez: {again('0.0.0.0', port)}")
+    return f"não foi possível escutar em {host} porta {port}: {reason(error)}"
+
+
+def bound_socket(host, port, kind):
+    """socket() e bind() em host:port, ou Failure. Com `::` atende IPv6 e IPv4.
+
+    kind: SOCK_STREAM ou SOCK_DGRAM.
+    """
+    sock = None
+    try:
+        found = socket.getaddrinfo(host, port, type=kind)
+        # Um nome com os dois, como localhost, vale pelo IPv4: os servidores da coleção combinam.
+        family, _, proto, _, address = min(found, key=lambda item: item[0] != socket.AF_INET)
+        sock = socket.socket(family, kind, proto)
+        if kind == socket.SOCK_STREAM and os.name == "posix":
+            # Reabrir logo, apesar do TIME_WAIT; no Windows, esta opção deixaria roubar a porta.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+        sock.bind(address)
+        return sock
+    except (OSError, UnicodeError) as error:
+        if sock:
+            sock.close()
+        raise Failure(explain_bind(error, host, port))
+# --- fim do bloco comum: escuta ---
 
 
 # --- bloco comum: casa ---
@@ -289,508 +1191,135 @@ port_number = number(int, 0, 65535, "uma porta")
 # --- fim do bloco comum: endereço ---
 
 
-# --- bloco comum: escuta ---
-def has_ipv6():
-    """O kernel fala IPv6? Num Pi com ipv6.disable=1, nem o socket nasce."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM):
-        return True
-    return False
-
-
-def explain_bind(error, host, port):
-    """Por que não dá para escutar em host:port, e o mesmo comando, noutro lugar, para digitar."""
-    def again(new_host, new_port):
-        return typed(new_host, new_port, drop=(host, str(port)))
-
-    if isinstance(error, UnicodeError) or getattr(error, "errno", None) == socket.EAI_NONAME:
-        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
-    if isinstance(error, socket.gaierror) and (has_ipv6() or ":" not in host):
-        return f"não encontro a máquina {host!r} ({error.strerror}): confira o nome e a rede"
-    if error.errno == errno.EADDRINUSE:
-        return (f"a porta {port} já está em uso em {host}. "
-                f"Quem a usa: ss -lntup 'sport = :{port}'. "
-                f"Outra porta: {again(host, port % 65535 + 1)}")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return (f"a porta {port} é do administrador (abaixo de 1024). "
-                f"Tente outra: {again(host, port + 5000)}")
-    if ":" in host and not has_ipv6():
-        return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return (f"{host} não é um endereço desta máquina. Os dela: ip addr. "
-                f"Todos de uma vez: {again('0.0.0.0', port)}")
-    return f"não foi possível escutar em {host} porta {port}: {reason(error)}"
-
-
-def bound_socket(host, port, kind):
-    """socket() e bind() em host:port, ou Failure. Com `::` atende IPv6 e IPv4.
-
-    kind: SOCK_STREAM ou SOCK_DGRAM.
-    """
-    sock = None
-    try:
-        found = socket.getaddrinfo(host, port, type=kind)
-        # Um nome com os dois, como localhost, vale pelo IPv4: os servidores da coleção combinam.
-        family, _, proto, _, address = min(found, key=lambda item: item[0] != socket.AF_INET)
-        sock = socket.socket(family, kind, proto)
-        if kind == socket.SOCK_STREAM and os.name == "posix":
-            # Reabrir logo, apesar do TIME_WAIT; no Windows, esta opção deixaria roubar a porta.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
-        sock.bind(address)
-        return sock
-    except (OSError, UnicodeError) as error:
-        if sock:
-            sock.close()
-        raise Failure(explain_bind(error, host, port))
-# --- fim do bloco comum: escuta ---
-
-
-# --- bloco comum: udp ---
-MAX_PAYLOAD = {socket.AF_INET: 65507, socket.AF_INET6: 65527}  # 65535 - 8 do UDP (e - 20 do IPv4): RFC 768 e 791
-ENTER = b"/entrar"  # o que manda à sala quem ainda não entrou nela
-CODE_SIZE = 7  # letras: com o fim de linha, o código cabe na resposta a "/entrar" com o seu
-INVITE = "* seu código é {}: mande-o de volta para entrar na sala\n"
-HINTS = tuple(text.encode() for text in ("* quem é você? digite /entrar\n", "digite /entrar\n", "?\n", "?"))
-
-
-def socket_address(host, port):
-    """(família, endereço) de host e porta; um nome que tem IPv4 e IPv6 vale pelo IPv4, e os dois lados combinam."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    return min(((family, address) for family, *_, address in found), key=lambda item: item[0] != socket.AF_INET)
-# --- fim do bloco comum: udp ---
-
-
-# Protocolo: bytes entram, bytes saem.
-
-def cookie(key: bytes, host: str, port: int, period: int) -> str:
-    """O código de um endereço num minuto: só o dono do endereço o recebe, só quem tem a chave o calcula.
-    BLAKE2s com chave (RFC 7693) sobre o minuto (8 bytes, o maior primeiro), a porta (2) e o texto do endereço; dos 40
-    bits do resumo, os 35 primeiros, 5 por letra (base32, RFC 4648). Nada se guarda: confere-se calculando de novo."""
-    message = period.to_bytes(8, "big") + port.to_bytes(2, "big") + host.encode()
-    return base64.b32encode(hashlib.blake2s(message, key=key, digest_size=5).digest()).decode()[:CODE_SIZE]
-
-
-# --- bloco comum: sala ---
-LINE_LIMIT, NICK_LIMIT = 1024, 20  # bytes de uma linha (em UDP, cabe num quadro Ethernet); caracteres de um apelido
-ROOM_HELP = ("* /nick NOME        muda o seu apelido\n* /quem             mostra quem está na sala\n"
-             "* /msg NOME texto   fala só com um\n* /sair             vai embora\n* /ajuda            mostra isto\n")
-
-
-class ProtocolError(ValueError):
-    """O outro lado não respeitou o protocolo; a mensagem é a que se envia a ele."""
-
-
-def parse_command(line: str) -> tuple:
-    """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
-    if not line.startswith("/"):
-        return "", line
-    name, _, rest = line[1:].partition(" ")
-    return name.lower(), rest.strip()
-
-
-def valid_nick(nick: str) -> str:
-    """Devolve o apelido, se serve; ProtocolError se não."""
-    if not 1 <= len(nick) <= NICK_LIMIT or not nick.isprintable() or " " in nick or nick.startswith("/"):
-        raise ProtocolError(f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços")
-    return nick
-# --- fim do bloco comum: sala ---
-
-
-def is_loopback(host: str) -> bool:
-    """127.0.0.0/8 (também como o IPv6 o escreve) ou ::1: o kernel não aceita estas origens vindas de um cabo."""
-    return host == "::1" or host.startswith(("127.", "::ffff:127."))
-
-
-class Guard:
-    """Quem merece resposta: o balde de fichas (token bucket) de cada remetente, uma por datagrama, QUOTA por vez.
-    O caminho quente só desconta `tokens`; quem não tem ficha passa por admit(), que decide se merece uma cota nova.
-    Assim as conferências caras custam um milésimo por datagrama, e quem não merece nunca tem ficha."""
-
-    def __init__(self, own, rate, say=print):
-        self.own, self.rate, self.say = own, rate, say
-        self.tokens = {}  # remetente -> fichas que restam
-        self.quotas = {}  # remetente -> (quando pode ter outra cota, últimas amostras, datagramas desde o laço)
-        self.sources, self.dropped = 0, collections.Counter()
-
-    def admit(self, source, data):
-        """Dá a `source`, que está sem fichas, uma cota nova (e gasta a primeira), ou descarta o datagrama."""
-        now = time.monotonic()
-        due, samples, count = self.quotas.get(source, (0.0, (), 0))
-        if now < due:
-            return self.drop("acima da taxa", source)
-        if source[1] < FIRST_USER_PORT:
-            return self.drop("porta de origem abaixo de 1024", source)
-        if self.is_own(source):
-            return self.drop("origem é o próprio servidor", source)
-        sample = hash(bytes(data))
-        looping = sample in samples and count >= LOOP_COPIES
-        self.grant(source, now, (*samples, sample)[-SAMPLES:], 0 if looping else count)
-        if looping:  # cada perda tira um datagrama do laço; um cliente que se repete perde um em cinco mil
-            return self.drop("laço com outro servidor de eco", source)
-        return True
-
-    def grant(self, source, now, samples, count):
-        rate = self.rate or (LOOPBACK_RATE if is_loopback(source[0]) else ECHO_RATE)
-        most = int(min(QUOTA, rate))
-        quota = random.randint((most + 1) // 2, most)  # sorteada: um laço de vários datagramas não acerta o passo dela
-        if self.quotas.pop(source, None) is None:
-            self.sources += 1
-            if len(self.quotas) >= MAX_SOURCES:
-                oldest = next(iter(self.quotas))
-                del self.quotas[oldest], self.tokens[oldest]
-        self.quotas[source] = now + quota / rate, samples, count + quota
-        self.tokens[source] = quota - 1
-
-    def is_own(self, source):
-        """Diz vir desta porta, desta máquina (bind() só aceita o que é dela)? Responder seria falar sozinho."""
-        if source[1] != self.own[1]:
-            return False
-        try:
-            with socket.socket(socket.AF_INET6 if ":" in source[0] else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.bind((source[0], 0, *source[2:]))
-            return True
-        except OSError:
-            return False
-
-    def drop(self, why, source):
-        """Conta o descarte e, na primeira vez de cada motivo, conta por que; devolve False."""
-        self.dropped[why] += 1
-        if self.dropped[why] == 1:
-            self.say(f"descartado: {why} (de {source[0]} porta {source[1]}); os próximos, só conto", file=sys.stderr)
-        return False
-
-
-class BadNetwork:
-    """Fica entre o servidor e o socket e estraga o que sai: perde, duplica, atrasa. A mesma semente, o mesmo azar."""
-
-    def __init__(self, send, args, guard):
-        self.real_send, self.guard = send, guard
-        self.loss, self.twice, self.delay_s = args.perda / 100, args.duplica / 100, args.atraso / 1000
-        self.random = random.Random(args.semente)
-        self.held, self.held_bytes, self.order = [], 0, 0  # heap de (quando sai, ordem, dados, destino)
-
-    def send(self, data, source):
-        lost, again = self.random.random() < self.loss, self.random.random() < self.twice
-        if lost:
-            self.guard.drop("perdido de propósito", source)
-        # Em dobro só nesta máquina: pela rede, dois por um serviria para multiplicar um ataque.
-        for _ in range(0 if lost else 2 if again and is_loopback(source[0]) else 1):
-            (self.hold if self.delay_s else self.real_send)(data, source)
-
-    def hold(self, data, source):
-        """Guarda entre metade e uma vez e meia do atraso: variando, os datagramas também trocam de ordem."""
-        due = time.monotonic() + self.delay_s * self.random.uniform(0.5, 1.5)
-        if self.held_bytes + len(data) > MAX_DELAYED_BYTES or len(self.held) == MAX_DELAYED:
-            return self.guard.drop("fila do atraso cheia", source)
-        self.order += 1
-        self.held_bytes += len(data)
-        return heapq.heappush(self.held, (due, self.order, bytes(data), source))
-
-    def tick(self):
-        """Manda o que já esperou bastante; devolve os segundos até o próximo."""
-        while self.held and self.held[0][0] <= time.monotonic():
-            _, _, data, source = heapq.heappop(self.held)
-            self.held_bytes -= len(data)
-            self.real_send(data, source)
-        return self.held[0][0] - time.monotonic() if self.held else WAKE_S
-
-
-class Room:
-    """Uma sala sem conexões: membro é o endereço que provou receber o que se manda a ele, até se calar por um tempo.
-    A linha volta também a quem a disse: sem conexão, só isto lhe mostra que ela chegou."""
-
-    def __init__(self, send, idle_s, say=print):
-        self.send, self.idle_s, self.say, self.key = send, idle_s, say, secrets.token_bytes(32)
-        self.members = {}  # endereço -> nick (apelido) e seen (quando falou por último)
-
-    def receive(self, data, source):
-        """Um datagrama é uma linha; vazio, quer dizer "continuo aqui"."""
-        text = bytes(data).decode("utf-8", "replace").strip()
-        first, _, rest = text.partition(" ")
-        proved = len(first) == CODE_SIZE and self.proves(first.upper(), source)
-        if source not in self.members and not (self.welcome(source) if proved else self.challenge(bytes(data), source)):
-            return None
-        self.members[source].seen = time.monotonic()
-        line = rest.strip() if proved else text
-        if len(escape(line[:LINE_LIMIT + 1]).encode()) > LINE_LIMIT:  # escapada, como seguirá: \x01 são quatro bytes
-            return self.tell(source, f"* erro: linha com mais de {LINE_LIMIT} bytes")
-        return self.obey(source, *parse_command(line))
-
-    def codes(self, source):
-        """Os códigos que valem agora: o deste minuto e o do anterior, que quem digita devagar ainda traz na mão."""
-        period = int(time.monotonic() // COOKIE_PERIOD_S)
-        return [cookie(self.key, source[0], source[1], p) for p in (period, period - 1) if p >= 0]
-
-    def proves(self, code, source):
-        return any(hmac.compare_digest(code.encode(), valid.encode()) for valid in self.codes(source))
-
-    def challenge(self, data, source):
-        """A resposta a um desconhecido: o código, se o pediu; nunca mais bytes do que ele mandou (a um vazio, nada)."""
-        invites = [text.format(self.codes(source)[0]).encode() for text in (INVITE, "{}\n", "{}")]
-        answers = invites if data.startswith(ENTER) else HINTS
-        answer = next((text for text in answers if len(text) <= len(data)), b"")
-        if answer:
-            self.send(answer, source)
-
-    def welcome(self, source):
-        if len(self.members) >= MAX_MEMBERS:
-            return self.tell(source, f"* erro: a sala está cheia ({MAX_MEMBERS}); tente mais tarde")
-        nick = next(name for name in map("visitante{}".format, range(1, MAX_MEMBERS + 1)) if not self.find(name))
-        self.announce(f"* {nick} entrou")
-        self.members[source] = types.SimpleNamespace(nick=nick, seen=time.monotonic())
-        self.tell(source, f"* bem-vindo à sala, {nick}. /ajuda mostra os comandos")
-        return True
-
-    def leave(self, source, last_words):
-        member = self.members.pop(source)
-        self.tell(source, last_words)
-        self.announce(f"* {member.nick} saiu")
-
-    def tell(self, source, text):
-        self.send((text + "\n").encode(), source)
-
-    def announce(self, text):
-        self.say(text)
-        for source in self.members:
-            self.tell(source, text)
-
-    def obey(self, source, command, text):
-        """Faz o que a linha manda; o que veio da rede só segue viagem escapado."""
-        nick = self.members[source].nick
-        if not command and text:
-            self.announce(f"<{nick}> {escape(text)}")
-        elif command == "nick" or command == "entrar" and text:
-            self.rename(source, text)
-        elif command == "quem":
-            self.tell(source, f"* na sala: {', '.join(sorted(m.nick for m in self.members.values()))}")
-        elif command == "msg":
-            self.whisper(source, *escape(text).partition(" ")[::2])
-        elif command == "sair":
-            self.leave(source, "* até logo")
-        elif command and command != "entrar":
-            known = "" if command == "ajuda" else f"* não conheço /{escape(command)}\n"
-            self.send((known + ROOM_HELP).encode(), source)
-
-    def find(self, nick):
-        """O endereço de quem tem o apelido (sem distinguir maiúsculas), ou None."""
-        return next((s for s, m in self.members.items() if m.nick.casefold() == nick.casefold()), None)
-
-    def rename(self, source, wanted):
-        try:
-            if self.find(valid_nick(wanted)) not in (None, source):
-                raise ProtocolError(f"{wanted} já está na sala; escolha outro apelido")
-        except ProtocolError as error:
-            return self.tell(source, f"* erro: {error}")
-        old, self.members[source].nick = self.members[source].nick, wanted
-        return self.announce(f"* {old} agora é {wanted}")
-
-    def whisper(self, source, to, text):
-        target = self.find(to)
-        if target is None or not text:
-            return self.tell(source, f"* erro: {to or 'quem?'} não está na sala, ou falta o texto")
-        for address in {source, target}:
-            self.tell(address, f"<{self.members[source].nick} para {to}, em particular> {text}")
-
-    def tick(self):
-        """Despede quem está calado há muito tempo; devolve os segundos até a próxima conferência."""
-        for source in [s for s, m in self.members.items() if time.monotonic() - m.seen > self.idle_s]:
-            self.leave(source, f"* {self.idle_s:g} s de silêncio: você saiu da sala; para voltar, /entrar")
-        return min(WAKE_S, self.idle_s)
-
-
-# O servidor.
-
-class Console(threading.Thread):
-    """Escreve o que o servidor diz: um terminal parado (Ctrl+S), ou um cano que ninguém lê, só a ela faz esperar."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.lines, self.broken = queue.SimpleQueue(), False
-        self.start()
-
-    def say(self, text, file=sys.stdout, most=CONSOLE_LINES):
-        """Um print() que não espera; com a fila cheia não há ninguém lendo, e a mensagem se perde."""
-        if file and self.lines.qsize() < most:  # None: o processo nasceu sem ela (`>&-`)
-            self.lines.put((file, text + "\n"))
-
-    def run(self):
-        for stream, text in iter(self.lines.get, None):
-            try:  # sem o buffer: parada nele, prenderia o fim do programa
-                getattr(stream.buffer, "raw", stream.buffer).write(text.encode(stream.encoding, "replace"))
-            except OSError as error:  # disco cheio, terminal que se foi: perde-se a linha, e não a sala
-                if error.errno in (errno.EPIPE, errno.EINVAL):  # `| head -1` já leu o que queria (no Windows, EINVAL)
-                    self.broken = True
-                    return signal.raise_signal(signal.SIGTERM)  # acaba pelo mesmo caminho do Ctrl+C
-
-    def close(self):
-        self.lines.put(None)
-        self.join(LAST_WORDS_S)
-
-
-class Server:
-    """Espera, lê tudo o que houver na fila, espera de novo. `answer(dados, remetente)` é o serviço."""
-
-    def __init__(self, sock, guard, limit):
-        self.sock, self.guard, self.limit = sock, guard, limit
-        self.buffer = bytearray(limit + 1)  # um a mais: se ele for ocupado, chegou mais do que cabia
-        self.datagrams, self.octets, self.stopping = 0, 0, False
-        self.answer, self.ticks = self.send, []  # quem responde (o eco é só isto), e quem tem prazos a cumprir
-
-    def send(self, data, source):
-        try:
-            self.sock.sendto(data, source)
-        except OSError as error:  # sem rota, firewall, o ICMP de outra resposta: problema deste destino só
-            self.guard.drop(f"envio recusado ({error.strerror})", source)
-
-    def stop(self, *_):
-        """Ctrl+C e SIGTERM são um fim só, e o segundo não corta as contas do primeiro."""
-        if not self.stopping:
-            self.stopping = True
-            raise KeyboardInterrupt
-
-    def run(self):
-        """O eco puro espera na própria leitura, que o kernel acorda a cada WAKE_S: com um cliente só, um select() por
-        leitura o deixaria um décimo mais lento (medido). Com prazos a cumprir (sala, atraso), espera no select()."""
-        patient_reads = os.name == "posix" and not self.ticks
-        if patient_reads:
-            self.sock.setblocking(True)
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                self.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("qq", WAKE_S, 0))  # struct timeval
-        while True:
-            if not patient_reads:
-                select.select([self.sock], [], [], max(0, min([WAKE_S, *(tick() for tick in self.ticks)])))
-            self.drain()
-
-    def drain(self):
-        """Lê até a fila esvaziar (ou BATCH): enquanto há o que ler, cada leitura volta na hora."""
-        receive, answer, admit = self.sock.recvfrom_into, self.answer, self.guard.admit
-        buffer, tokens, limit = self.buffer, self.guard.tokens, self.limit
-        data = view = memoryview(buffer)
-        for _ in range(BATCH):
-            try:
-                size, source = receive(buffer)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self.excuse_receive(error)
-                continue
-            self.datagrams += 1
-            self.octets += size
-            if size != len(data):  # datagramas seguidos costumam ter o mesmo tamanho: um recorte serve a todos
-                data = view[:size]
-            left = tokens.get(source)
-            if left and size <= limit:
-                tokens[source] = left - 1
-                answer(data, source)
-            elif size > limit:
-                self.guard.drop(f"maior que {limit} bytes: chegou cortado", source)
-            elif admit(source, data):
-                answer(data, source)
-
-    def excuse_receive(self, error):
-        """Erros de recepção que não são desta recepção; os outros sobem."""
-        if getattr(error, "winerror", None) == 10040:  # WSAEMSGSIZE: o Windows avisa assim o datagrama cortado
-            self.guard.drop(f"maior que {self.limit} bytes: chegou cortado", ("?", 0))
-        elif not isinstance(error, ConnectionError) and error.errno != errno.ENETRESET:
-            raise error  # os dois são de uma resposta anterior: não achou ninguém (10054), ou o TTL dela acabou (10052)
-
-
 def open_socket(host, port):
-    """socket() e bind(): não há listen(), porque não há conexões. Com `::` atende IPv6 e IPv4."""
-    sock = None
-    try:
-        family, address = socket_address(host, port)
-        sock = socket.socket(family, socket.SOCK_DGRAM)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            with contextlib.suppress(OSError):  # ENOBUFS onde o sistema recusa em vez de dar o que pode
-                sock.setsockopt(socket.SOL_SOCKET, option, QUEUE_BYTES)
-        sock.bind(address)
-        sock.setblocking(False)
-        return sock
-    except (OSError, UnicodeError) as error:
-        if sock:
-            sock.close()
-        raise Failure(explain_bind(error, host, port))
+    """socket() e bind(): não há listen(), porque não há conexões."""
+    sock = bound_socket(host, port, socket.SOCK_DGRAM)
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        # ENOBUFS onde o sistema recusa em vez de dar o que pode: fica o que havia.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, option, QUEUE_BYTES)
+    sock.setblocking(False)
+    return sock
 
 
-def traced(arrow, function, say):
+def traced(arrow, function, note):
     """A mesma função, que antes mostra em stderr o que passa por ela (--verbose)."""
     def call(data, source):
         text = escape(bytes(data[:60]).decode("utf-8", "replace"))
-        say(f"{arrow} {source[0]} porta {source[1]} {len(data)} B {text}", file=sys.stderr)
+        note(f"{arrow} {source[0]} porta {source[1]} {len(data)} B {text}")
         function(data, source)
     return call
 
 
-def build_server(sock, args, say):
-    """Encaixa as peças: socket <- rede ruim (se pedida) <- serviço."""
-    rate = math.inf if args.taxa == 0 else args.taxa or (CHAT_RATE if args.modo == "chat" else None)
-    server = Server(sock, Guard(sock.getsockname()[:2], rate, say), args.maximo)
-    send = traced("->", server.send, say) if args.verbose else server.send
+def chosen_rate(args):
+    """Datagramas por segundo de cada remetente; None: o padrão do eco."""
+    if args.taxa == 0:
+        return math.inf
+    if args.taxa is None and args.modo == "chat":
+        return CHAT_RATE
+    return args.taxa
+
+
+def build_server(sock, args, voice):
+    """Encaixa as peças: socket <- rede ruim <- serviço. Devolve (Server, Chat ou None)."""
+    guard = Guard(sock.getsockname()[:2], chosen_rate(args), voice.note)
+    server = Server(sock, guard, args.maximo)
+    send = server.send
+    if args.verbose:
+        send = traced("->", send, voice.note)
     if args.perda or args.duplica or args.atraso:
-        network = BadNetwork(send, args, server.guard)
+        network = BadNetwork(send, args, guard)
         send = network.send
         server.ticks.append(network.tick)
-    room = Room(send, args.ocioso or math.inf, say) if args.modo == "chat" else None
-    if room:
-        server.ticks.append(room.tick)
-    answer = room.receive if room else send
-    server.answer = traced("<-", answer, say) if args.verbose else answer
-    return server, room
+    server.answer = send
+    chat = None
+    if args.modo == "chat":
+        chat = Chat(send, args.ocioso or math.inf, voice.say)
+        server.ticks.append(chat.tick)
+        server.answer = chat.receive
+    if args.verbose:
+        server.answer = traced("<-", server.answer, voice.note)
+    return server, chat
+
+
+def plural(count, word):
+    """1 byte, 2 bytes."""
+    if count == 1:
+        return f"1 {word}"
+    return f"{count} {word}s"
 
 
 def totals(datagrams, octets, guard):
     """As contas do fim: o que chegou, e o que não teve resposta e por quê."""
-    return "\n".join([f"recebidos: {datagrams} datagramas, {octets} bytes, de {guard.sources} remetentes",
-                      f"descartados: {sum(guard.dropped.values())}",
-                      *(f"  {count} {why}" for why, count in sorted(guard.dropped.items()))])
+    came = f"{plural(datagrams, 'datagrama')}, {plural(octets, 'byte')}"
+    lines = [f"recebidos: {came}, de {plural(guard.sources, 'remetente')}",
+             f"descartados: {sum(guard.dropped.values())}"]
+    for why, count in sorted(guard.dropped.items()):
+        lines.append(f"  {count} {why}")
+    return "\n".join(lines)
+
+
+def greet(voice, sock, args):
+    """Onde escuta e, em stderr, o que digitar no outro terminal."""
+    host, port = sock.getsockname()[:2]
+    voice.say(f"escutando em {host} porta {port}")
+    if host in ("0.0.0.0", "::"):
+        host = "ENDEREÇO-DESTA-MÁQUINA"
+    hint = f"./cliente_udp.py {host} {port}"
+    if args.modo == "chat":
+        hint += " --apelido NOME"
+    voice.note(f"modo {args.modo}; em outro terminal: {hint}\nCtrl+C mostra as contas")
 
 
 def serve(args):
-    with open_socket(args.endereco, args.porta) as sock, contextlib.closing(Console()) as console:
-        server, room = build_server(sock, args, console.say)
-        host, port = sock.getsockname()[:2]
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(open_socket(args.endereco, args.porta))
+        # Sem quem leia a saída (`| head -1`), acaba pelo mesmo caminho do Ctrl+C.
+        voice = Voice(lambda: signal.raise_signal(signal.SIGTERM))
+        stack.callback(voice.close)
+        server, chat = build_server(sock, args, voice)
         try:
             for signum in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(signum, server.stop)
-            console.say(f"escutando em {host} porta {port}")
-            reach = "ENDEREÇO-DESTA-MÁQUINA" if host in ("0.0.0.0", "::") else host
-            hint = f"./cliente_udp.py {reach} {port}" + " --apelido NOME" * bool(room)
-            console.say(f"modo {args.modo}; em outro terminal: {hint}\nCtrl+C mostra as contas", file=sys.stderr)
+            greet(voice, sock, args)
             server.run()
         except KeyboardInterrupt:
-            broken = console.broken  # antes das últimas palavras: acabar a pedido não é erro, nem que ninguém as leia
-            if room:
-                room.announce("* o servidor encerrou; até logo")
-            console.say(totals(server.datagrams, server.octets, server.guard), most=math.inf)
+            # Antes das últimas palavras: acabar a pedido não é erro, nem que ninguém as leia.
+            broken = voice.broken
+            if chat:
+                chat.close()
+                voice.say("* o servidor encerrou; até logo")
+            voice.say(totals(server.datagrams, server.octets, server.guard))
             return int(broken)
 
 
 def build_parser():
-    parser = Parser(description="Servidor UDP: eco ou sala de chat.", epilog="Em outro terminal: ./cliente_udp.py")
+    parser = Parser(description="Servidor UDP: eco ou sala de chat.",
+                    epilog="Em outro terminal: ./cliente_udp.py")
+    add = parser.add_argument
+    add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
+        help="onde escutar: IPv4, IPv6 ou nome; :: é todo lugar (padrão: %(default)s)")
+    add("porta", nargs="?", default=5050, type=port_number, metavar="PORTA",
+        help="0 pede uma livre ao sistema (padrão: %(default)s)")
+    add("--modo", choices=("eco", "chat"), default="eco", help="o serviço (padrão: eco)")
+    add("--taxa", type=number(int, 0, 10**6, "datagramas por segundo"), metavar="N",
+        help="datagramas por segundo que se aceitam de cada remetente; 0: sem limite (padrão: "
+             f"{ECHO_RATE}, e sem limite desta máquina; {CHAT_RATE} no chat)")
+    add("--maximo", type=number(int, 1, 65527, "bytes"), default=65527, metavar="B",
+        help="recusa datagramas maiores que B bytes (padrão: %(default)s, todos)")
+    add("--ocioso", type=number(float, 0, 10**6, "segundos"), default=IDLE_S, metavar="S",
+        help="no chat, desliga quem passa S segundos calado; 0: nunca (padrão: %(default)s)")
     percent = number(float, 0, 100, "uma porcentagem")
-    parser.add_argument("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
-                        help="onde escutar: IPv4, IPv6 ou nome; :: é todo lugar (padrão: %(default)s)")
-    parser.add_argument("porta", nargs="?", default=5050, type=port_number, metavar="PORTA",
-                        help="0 pede uma livre ao sistema (padrão: %(default)s)")
-    parser.add_argument("--modo", choices=("eco", "chat"), default="eco", help="o serviço (padrão: eco)")
-    parser.add_argument("--taxa", type=number(int, 0, 10**6, "datagramas por segundo"), metavar="N",
-                        help=f"datagramas por segundo que se aceitam de cada remetente; 0: sem limite "
-                             f"(padrão: {ECHO_RATE}, ou {LOOPBACK_RATE} desta máquina; {CHAT_RATE} no chat)")
-    parser.add_argument("--maximo", type=number(int, 1, 65527, "bytes"), default=65527, metavar="B",
-                        help="recusa datagramas maiores que B bytes (padrão: %(default)s, todos)")
-    parser.add_argument("--ocioso", type=number(float, 0, 10**6, "segundos"), default=IDLE_S, metavar="S",
-                        help="no chat, desliga quem passa S segundos calado; 0: nunca (padrão: %(default)s)")
-    parser.add_argument("--perda", type=percent, default=0, metavar="P", help="perde P%% das respostas")
-    parser.add_argument("--duplica", type=percent, default=0, metavar="P", help="dobra P%% delas (só a esta máquina)")
-    parser.add_argument("--atraso", type=number(float, 0, 10000, "milissegundos"), default=0, metavar="MS",
-                        help="segura cada resposta MS milissegundos, metade a mais ou a menos")
-    parser.add_argument("--semente", type=number(int, 0, 2**32, "um número"), metavar="N", help="repete o mesmo azar")
-    parser.add_argument("--verbose", action="store_true", help="mostra em stderr cada datagrama")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}", help="mostra a versão e sai")
+    add("--perda", type=percent, default=0, metavar="P", help="perde P%% das respostas")
+    add("--duplica", type=percent, default=0, metavar="P",
+        help="dobra P%% delas (só a esta máquina)")
+    add("--atraso", type=number(float, 0, 10000, "milissegundos"), default=0, metavar="MS",
+        help="segura cada resposta MS milissegundos, metade a mais ou a menos")
+    add("--semente", type=number(int, 0, 2**32, "um número"), metavar="N",
+        help="repete o mesmo azar")
+    add("--verbose", action="store_true", help="mostra em stderr cada datagrama")
+    add("--version", action="version", version=f"%(prog)s {VERSION}",
+        help="mostra a versão e sai")
     return parser
 
 

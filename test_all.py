@@ -2212,6 +2212,9 @@ class TestCliente(ScriptTestCase):
         mute.close()
 
 
+# ---------------------------------------------------------------------------------------------
+# servidor_udp.py: um socket para todos, quem merece resposta, a prova de endereço, a sala, a rede ruim.
+
 class UDPTestCase(ScriptTestCase):
     """Acrescenta ao vocabulário: peer(), um socket UDP conectado, e ask(), uma pergunta e a sua resposta."""
 
@@ -2249,18 +2252,10 @@ class UDPTestCase(ScriptTestCase):
         """Encerra o servidor e devolve as contas dele: (datagramas, bytes, remetentes, {motivo: descartados})."""
         server.stop()
         text = server.output.data.decode()
-        found = re.search(r"recebidos: (\d+) datagramas, (\d+) bytes, de (\d+) remetentes", text)
+        found = re.search(r"recebidos: (\d+) datagramas?, (\d+) bytes?, de (\d+) remetentes?", text)
         self.assertTrue(found, text + server.errors())
         dropped = {why: int(n) for n, why in re.findall(r"^  (\d+) (.+)$", text, re.MULTILINE)}
         return (*map(int, found.groups()), dropped)
-
-
-class TestFormatosUDP(unittest.TestCase):
-    """O que não precisa de socket: códigos, formatos, contas."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.server, cls.client = load("servidor_udp.py"), load("cliente_udp.py")
 
     def vectors(self, kind):
         """Os vetores `kind campo=valor ... -> resultado` do README; o que segue recuado é do mesmo vetor."""
@@ -2269,263 +2264,27 @@ class TestFormatosUDP(unittest.TestCase):
         self.assertTrue(lines, f"nenhum vetor {kind} no README")
         return [(dict(field.split("=", 1) for field in fields.split()), result) for fields, result in lines]
 
-    def test_readme_cookie(self):
-        for fields, code in self.vectors("código"):
-            found = self.server.cookie(bytes.fromhex(fields["chave"]), fields["endereço"], int(fields["porta"]),
-                                       int(fields["minuto"]))
-            self.assertEqual(found, code)
 
-    def test_readme_invite(self):
-        for fields, octets in self.vectors("convite"):
-            invite = bytes.fromhex(octets)
-            self.assertEqual(self.server.INVITE.format(fields["código"]).encode(), invite)
-            self.assertEqual(self.client.proof(invite, b"oi"), fields["código"].encode() + b" oi")
-
-    def test_readme_ping(self):
-        for fields, octets in self.vectors("ping"):
-            session, seq, size = int(fields["sorteio"], 16), int(fields["número"]), int(fields["tamanho"])
-            self.assertEqual(self.client.encode_ping(session, seq, size), bytes.fromhex(octets))
-            self.assertEqual(self.client.decode_ping(bytes.fromhex(octets), session, size), seq)
-
-    def test_ping_round_trip(self):
-        for size in (12, 13, 64, 268, 269, 65507):
-            for seq in (0, 1, 2**32 - 1):
-                self.assertEqual(self.client.decode_ping(self.client.encode_ping(7, seq, size), 7, size), seq)
-
-    def test_ping_refuses_what_is_not_its_own(self):
-        good, rng = self.client.encode_ping(7, 3, 64), random.Random(SEED)
-        bad = [good[:n] for n in range(64)] + [good + b"\0", self.client.encode_ping(8, 3, 64), b"PONG" + good[4:],
-                                               good[:-1] + b"\xff"] + [rng.randbytes(64) if hasattr(rng, "randbytes")
-                                                                       else os.urandom(64) for _ in range(50)]
-        for data in bad:
-            self.assertEqual(self.client.decode_ping(data, 7, 64), -1, data)
-
-    def test_cookie_depends_on_everything(self):
-        base = (bytes(32), "127.0.0.1", 40000, 7)
-        others = [(bytes(31) + b"\1", *base[1:]), (base[0], "127.0.0.2", *base[2:]), (*base[:2], 40001, 7),
-                  (*base[:3], 8)]
-        codes = {self.server.cookie(*args) for args in [base, *others]}
-        self.assertEqual(len(codes), 5)
-        self.assertTrue(all(re.fullmatch("[A-Z2-7]{7}", code) for code in codes), codes)
-
-    def test_tally(self):
-        tally = self.client.Tally(patience_s=2)
-        for n in range(6):
-            tally.left_at.append(float(n))
-        for seq, now in ((0, 0.5), (2, 2.5), (1, 2.6), (2, 2.7), (3, 9.0), (99, 9.1)):  # 4 e 5 nunca voltam
-            tally.answered(seq, now)
-        self.assertEqual((tally.duplicates, tally.reordered, tally.lost(), tally.strange), (1, 1, 2, 1))
-        self.assertEqual(tally.marks(), "...axx")
-        self.assertEqual(tally.on_time(), [0.5, 0.5, 2.6 - 1.0])  # a atrasada não entra na ida e volta
-        self.assertIn("6 enviados: 3 respondidos, 1 atrasados, 2 perdidos (33.3%)", self.client.report(tally))
-
-    def test_percentile(self):
-        values = list(range(1, 101))
-        self.assertEqual([self.client.percentile(values, p) for p in (0, 50, 99, 100)], [1, 50, 99, 100])
-        self.assertEqual(self.client.percentile([5], 99), 5)
-
-    def test_strip_chart_is_small_and_hides_no_loss(self):
-        for count in (0, 1, 64, 65, 1024, 1025, 100000):
-            marks = "." * count
-            if count > 1:
-                marks = marks[:count // 2] + "x" + marks[count // 2 + 1:]
-            rows = self.client.strip_chart(marks)
-            self.assertLessEqual(len(rows), self.client.STRIP_ROWS + 1)
-            self.assertTrue(all(len(row) < 80 for row in rows), rows)
-            self.assertEqual(sum(row.count("x") for row in rows[:-1]), count > 1)
-
-    def test_columns(self):
-        """Quantas colunas do terminal a linha digitada ocupa: por elas, e não pelas letras, se sabe onde apagar."""
-        for text, width, used in (("", 80, 0), ("ação", 80, 4), ("e\u0301", 80, 1), ("日本", 80, 4),
-                                  ("❤\ufe0f", 80, 1), ("abc", 3, 3), ("ab日", 3, 5), ("a日b日", 3, 6), ("日日日", 3, 8)):
-            self.assertEqual(self.client.columns(text, width), used, (text, width))
-
-    def test_keepalive(self):
-        """Um membro calado manda um datagrama vazio de tempos em tempos; quem não é membro, nunca."""
-        args, sent = self.client.build_parser().parse_args(["--apelido", "ana"]), []
-        talk = self.client.Conversation(argparse.Namespace(send=sent.append), None, args)
-        talk.check_deadlines()
-        self.assertEqual(sent, [])
-        talk.member, talk.keepalive_at = True, time.monotonic()
-        talk.check_deadlines()
-        talk.check_deadlines()
-        self.assertEqual(sent, [b""])
-
-    def test_nicks(self):
-        for good in ("ana", "José", "x" * 20, "名前"):
-            self.assertEqual(self.server.valid_nick(good), good)
-        for bad in ("", "x" * 21, "a b", "a\x1b", "/ana", "a\nb", "\u202e"):
-            with self.assertRaises(self.server.ProtocolError, msg=repr(bad)):
-                self.server.valid_nick(bad)
-
-
-class TestGuardaUDP(unittest.TestCase):
-    """Quem merece resposta: a guarda do servidor, sem rede."""
+class ServidorUdpTestCase(UDPTestCase):
+    """As partes do servidor sem rede: `module` é o script, `said` o que ele disse a quem o opera."""
 
     def setUp(self):
         self.module = load("servidor_udp.py")
-        self.quiet = tempfile.TemporaryFile("w+")
-        self.addCleanup(self.quiet.close)
-        redirect = contextlib.redirect_stderr(self.quiet)
-        redirect.__enter__()
-        self.addCleanup(redirect.__exit__, None, None, None)
+        self.said = []
 
     def guard(self, own=("127.0.0.1", 5050), rate=None):
-        return self.module.Guard(own, rate)
+        return self.module.Guard(own, rate, self.said.append)
 
-    def count(self, guard, source, contents):
-        """Quantos dos datagramas passam, pelo mesmo caminho que Server.drain toma."""
-        passed = 0
-        for data in contents:
-            if guard.tokens.get(source):
-                guard.tokens[source] -= 1
-                passed += 1
-            else:
-                passed += guard.admit(source, data)
-        return passed
+    def server(self, sock, limit=65527, own=("127.0.0.1", 5050)):
+        return self.module.Server(sock, self.guard(own), limit)
 
-    def test_low_ports_and_itself_get_nothing(self):
-        guard = self.guard()
-        for source in (("127.0.0.1", 53), ("10.0.0.1", 1023), ("127.0.0.1", 5050)):
-            self.assertEqual(self.count(guard, source, [b"x", b"y"]), 0, source)
-        for source in (("127.0.0.1", 1024), ("192.0.2.9", 5050)):
-            self.assertEqual(self.count(guard, source, [b"x", b"y"]), 2, source)
+    def build(self, sock, *args):
+        """(Server, Chat) como a linha de comando os monta."""
+        voice = argparse.Namespace(say=self.said.append, note=self.said.append)
+        return self.module.build_server(sock, self.module.build_parser().parse_args(args), voice)
 
-    def test_itself_when_it_listens_everywhere(self):
-        for own, mine, foreign in ((("0.0.0.0", 5050), ("127.0.0.1", 5050), ("192.0.2.9", 5050)),
-                                   (("0.0.0.0", 5050), ("127.0.0.77", 5050), ("198.51.100.9", 5050))):
-            guard = self.guard(own)
-            self.assertFalse(guard.admit(mine, b"x"))
-            self.assertTrue(guard.admit(foreign, b"x"))
-
-    def test_rate_is_per_source(self):
-        guard = self.guard(rate=100)
-        passed = self.count(guard, ("10.0.0.1", 4000), (b"%d" % n for n in range(5000)))
-        self.assertTrue(50 <= passed < 2000, passed)
-        self.assertTrue(guard.admit(("10.0.0.2", 4000), b"x"))
-        self.assertEqual(guard.dropped["acima da taxa"], 5000 - passed)
-
-    def test_default_rate_trusts_loopback_more(self):
-        for host, low, high in (("10.0.0.1", 500, 1000), ("::ffff:10.0.0.1", 500, 1000), ("127.0.0.1", 500, 10**6)):
-            guard = self.guard()
-            self.assertTrue(guard.admit((host, 4000), b"x"))
-            wait = guard.quotas[host, 4000][0] - time.monotonic()
-            self.assertEqual(wait > 0.1, high == 1000, (host, wait))  # 500 fichas: 0,5 s ou 5 ms
-
-    def test_tables_are_bounded(self):
-        guard = self.guard()
-        for n in range(self.module.MAX_SOURCES * 2):
-            self.assertTrue(guard.admit((f"10.0.{n >> 8}.{n & 255}", 4000), b"x"))
-        self.assertEqual(len(guard.quotas), self.module.MAX_SOURCES)
-        self.assertEqual(set(guard.tokens), set(guard.quotas))
-        self.assertEqual(guard.sources, self.module.MAX_SOURCES * 2)
-
-    def test_same_datagram_for_ever_is_a_loop(self):
-        guard = self.guard(rate=float("inf"))
-        self.assertEqual(self.count(guard, ("10.0.0.1", 4000), [b"eco"] * 4000), 4000)
-        self.count(guard, ("10.0.0.1", 4000), [b"eco"] * 46000)
-        self.assertIn(guard.dropped["laço com outro servidor de eco"], range(1, 11))  # quem só se repete perde pouco
-        other = self.guard(rate=float("inf"))
-        self.assertEqual(self.count(other, ("10.0.0.1", 4000), (b"%d" % n for n in range(20000))), 20000)
-
-    def test_many_datagrams_in_one_loop_all_die(self):
-        """Trinta datagramas forjados circulam entre dois ecos: cada laço visto tira um, até não haver nenhum."""
-        guard, flying, rounds = self.guard(rate=float("inf")), [b"%d" % n for n in range(30)], 0
-        with mock.patch.object(self.module.random, "randint", random.Random(SEED).randint):
-            while flying and rounds < 100000:
-                flying = [data for data in flying if self.count(guard, ("10.0.0.1", 4000), [data])]
-                rounds += 1
-        self.assertEqual(flying, [], f"ainda circulam (semente {SEED})")
-
-    def test_delay_queue_is_bounded(self):
-        args = self.module.build_parser().parse_args(["--atraso", "10000", "--semente", "1"])
-        guard = self.guard()
-        network = self.module.BadNetwork(lambda data, source: None, args, guard)
-        for data in (bytes(60000), b""):
-            for _ in range(10000):
-                network.send(data, ("127.0.0.1", 4000))
-        self.assertLessEqual(sum(len(item[2]) for item in network.held), self.module.MAX_DELAYED_BYTES)
-        self.assertLess(len(network.held), 10000)
-        self.assertTrue(guard.dropped["fila do atraso cheia"])
-        network.held = [(0, *item[1:]) for item in sorted(network.held)]  # passou o prazo de todos
-        network.tick()
-        self.assertEqual((network.held, network.held_bytes), ([], 0))  # a fila vazia volta a ter lugar
-
-    def test_only_this_machine_gets_doubles(self):
-        """Em dobro para quem forjou o endereço de outro, --duplica multiplicaria um ataque."""
-        sent = []
-        args = self.module.build_parser().parse_args(["--duplica", "100"])
-        network = self.module.BadNetwork(lambda data, source: sent.append(source[0]), args, self.guard())
-        for host in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "192.0.2.9", "::ffff:192.0.2.9", "2001:db8::1"):
-            network.send(b"oi", (host, 4000))
-        self.assertEqual(sent, ["127.0.0.1"] * 2 + ["::1"] * 2 + ["::ffff:127.0.0.1"] * 2 +
-                         ["192.0.2.9", "::ffff:192.0.2.9", "2001:db8::1"])
-
-    def test_errors_of_earlier_answers(self):
-        """ECONNREFUSED de uma resposta anterior: com IP_RECVERR o Linux o mostra, como o Windows sempre (10054)."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.bind(("127.0.0.1", 0))
-            try:
-                sock.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_RECVERR", 11), 1)
-            except OSError as error:
-                self.skipTest(f"sem IP_RECVERR: {error}")
-            sock.setblocking(False)
-            server = self.module.Server(sock, self.guard(sock.getsockname()), 65527)
-            for _ in range(3):
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
-                    gone.connect(sock.getsockname())
-                    gone.send(b"adeus")
-                server.drain()  # a resposta não acha ninguém, e o aviso volta
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as alive:
-                    alive.settimeout(WATCHDOG_S)
-                    alive.connect(sock.getsockname())
-                    alive.send(b"oi")
-                    server.drain()
-                    server.drain()
-                    alive.send(b"oi de novo")
-                    server.drain()
-                    self.assertIn(alive.recv(99), (b"oi", b"oi de novo"))  # o primeiro pode cair com o aviso
-
-    def test_receive_errors(self):
-        sock = self.FakeSocket()
-        server = self.module.Server(sock, self.guard(), 65527)
-        cut = OSError(0, "cortado")
-        cut.winerror = 10040
-        sock.news = [ConnectionResetError(10054, "reset"), OSError(errno.ENETRESET, "TTL"), cut, BlockingIOError()]
-        server.drain()
-        self.assertEqual(sock.news, [])
-        self.assertEqual(server.guard.dropped, {"maior que 65527 bytes: chegou cortado": 1})
-        sock.news = [OSError(errno.EBADF, "fechado")]
-        self.assertRaises(OSError, server.drain)
-
-    @unittest.skipUnless(os.name == "posix", "no Windows a espera é sempre no select()")
-    def test_patient_read_wakes_by_itself(self):
-        """O eco espera na própria leitura, e sem datagrama algum ela volta em WAKE_S; com prazos, não espera nela."""
-        class Enough(Exception):
-            pass
-
-        def drain():
-            began = time.monotonic()
-            type(server).drain(server)
-            raise Enough(time.monotonic() - began)
-
-        def rescued(_data, _source):
-            self.fail("a leitura só voltou porque chegou um datagrama")
-        with self.quiet_socket() as sock, self.quiet_socket() as other:
-            for ticks, low in (([], 0.9 * self.module.WAKE_S), ([lambda: 0], 0)):
-                server = self.module.Server(sock, self.guard(sock.getsockname()), 65527)
-                server.drain, server.ticks, server.answer = drain, ticks, rescued
-                rescue = threading.Timer(WATCHDOG_S, other.sendto, (b"acorde", sock.getsockname()))
-                sock.setblocking(False)
-                rescue.start()
-                try:
-                    with self.assertRaises(Enough) as enough:
-                        server.run()
-                finally:
-                    rescue.cancel()
-                    rescue.join()
-                self.assertGreaterEqual(enough.exception.args[0], low, "a espera não foi na leitura")
-                self.assertEqual(sock.getblocking(), not ticks)
+    def chat(self, send=lambda data, source: None):
+        return self.module.Chat(send, self.module.IDLE_S, self.said.append)
 
     def quiet_socket(self):
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -2533,36 +2292,107 @@ class TestGuardaUDP(unittest.TestCase):
         return sock
 
     class FakeSocket:
+        """Entrega o que está em `news` (um datagrama ou um erro) e se recusa a enviar."""
+
         news = ()
 
         def recvfrom_into(self, buffer):
-            raise self.news.pop(0)
+            new = self.news.pop(0)
+            if isinstance(new, Exception):
+                raise new
+            data, source = new
+            buffer[:len(data)] = data
+            return len(data), source
 
         def sendto(self, data, source):
             raise OSError(errno.EPERM, "firewall")
 
-    def test_a_flood_does_not_stop_the_clock(self):
-        """Com a fila sempre cheia, a leitura para depois de BATCH, e os prazos da sala e do atraso se cumprem."""
-        flood = iter([(2, ("10.0.0.1", 4000))] * 2 * self.module.BATCH)
-        server = self.module.Server(argparse.Namespace(recvfrom_into=lambda _: next(flood)), self.guard(), 65527)
-        server.answer = lambda data, source: None
+        def getsockname(self):
+            return "127.0.0.1", 5050
+
+
+class TestServidorUdpNaive(ServidorUdpTestCase):
+    """O programa da docstring, que roda; e o que lhe falta, ao lado do nosso."""
+
+    class Wire:
+        """Um socket diante de outro eco: o que sai por ele volta, até a paciência do teste acabar."""
+
+        def __init__(self, *flying, most=20000):
+            self.flying = list(flying)
+            self.left = most
+
+        def __call__(self, *_):
+            return self
+
+        def bind(self, _address):
+            pass
+
+        def recvfrom(self, _size):
+            if not self.flying or not self.left:
+                raise InterruptedError("nada mais a ler")
+            self.left -= 1
+            return self.flying.pop(0)
+
+        def recvfrom_into(self, buffer):
+            try:
+                data, source = self.recvfrom(len(buffer))
+            except InterruptedError:
+                raise BlockingIOError
+            buffer[:len(data)] = data
+            return len(data), source
+
+        def sendto(self, data, source):
+            self.flying.append((bytes(data), source))
+
+    def run_naive(self, wire):
+        """Roda o programa ingênuo sobre `wire` até ele cair; devolve o erro que o derrubou."""
+        fake = argparse.Namespace(socket=wire, AF_INET=socket.AF_INET, SOCK_DGRAM=socket.SOCK_DGRAM)
+        with self.assertRaises(OSError) as end:
+            exec(naive_program("servidor_udp.py"), {"socket": fake})
+        return end.exception
+
+    def test_it_answers(self):
+        port = free_port(socket.SOCK_DGRAM)
+        code = naive_program("servidor_udp.py").replace("5050", str(port))
+        code = code.replace("while True:", "print('escutando em 127.0.0.1', flush=True)\nwhile True:")
+        child = Child(self, [sys.executable, "-c", "import socket\n" + code], -signal.SIGTERM, child_env(), False, None)
+        self.addCleanup(child.cleanup)
+        child.expect(READY)
+        self.assertEqual(self.ask(self.peer(("127.0.0.1", port)), b"oi"), b"oi")
+
+    def test_an_answer_that_does_not_leave(self):
+        """O ingênuo cai na primeira resposta que o kernel recusa; o nosso a conta e atende o seguinte."""
+        wire = self.Wire((b"um", ("10.0.0.1", 4000)), (b"dois", ("10.0.0.2", 4000)))
+        answered = []
+
+        def sendto(data, source):
+            if source[0] == "10.0.0.1":
+                raise PermissionError(errno.EPERM, "firewall")
+            answered.append(bytes(data))
+        wire.sendto = sendto
+        self.assertEqual((self.run_naive(wire).errno, answered), (errno.EPERM, []))
+        wire.flying.insert(0, (b"um", ("10.0.0.1", 4000)))
+        server = self.server(wire)
         server.drain()
-        self.assertEqual(server.datagrams, self.module.BATCH)
+        self.assertEqual((answered, dict(server.guard.dropped)), ([b"dois"], {"envio recusado (firewall)": 1}))
 
-    def test_zero_is_no_limit(self):
-        args = self.module.build_parser().parse_args(["--modo", "chat", "--taxa", "0", "--ocioso", "0"])
-        with self.quiet_socket() as sock:
-            server, room = self.module.build_server(sock, args, print)
-        self.assertEqual((server.guard.rate, room.idle_s, room.tick()), (math.inf, math.inf, self.module.WAKE_S))
+    def test_a_forged_datagram_between_two_echoes(self):
+        """O ingênuo conversa com o outro eco enquanto o deixarem; o nosso tira do ar o que só se repete."""
+        forged = (b"pingue-pongue", ("10.0.0.1", 4000))
+        naive = self.Wire(forged)
+        self.run_naive(naive)
+        self.assertEqual((naive.left, naive.flying), (0, [forged]), "ainda circula")
+        ours = self.Wire(forged)
+        server = self.server(ours)
+        server.guard.rate = math.inf
+        for _ in range(100):
+            server.drain()
+        self.assertEqual(ours.flying, [])
+        self.assertGreaterEqual(ours.left, 20000 - self.module.LOOP_COPIES - 2 * self.module.QUOTA)
 
-    def test_send_errors_are_counted(self):
-        server = self.module.Server(self.FakeSocket(), self.guard(), 65527)
-        server.send(b"x", ("127.0.0.1", 4000))
-        self.assertEqual(server.guard.dropped, {"envio recusado (firewall)": 1})
 
-
-class TestServidorUDP(UDPTestCase):
-    """O servidor de eco, de verdade."""
+class TestServidorUdpServer(ServidorUdpTestCase):
+    """Um socket só para todos: o que dá errado com um datagrama é daquele datagrama."""
 
     def test_echo_of_every_size(self):
         for host in ("127.0.0.1", "::1"):
@@ -2609,6 +2439,247 @@ class TestServidorUDP(UDPTestCase):
         self.assertEqual(self.ask(sock, bytes(99)), bytes(99))
         server.expect_error("maior que 100 bytes: chegou cortado")
         self.assertEqual(self.totals(server)[3], {"maior que 100 bytes: chegou cortado": 2})
+
+    def test_ten_thousand_random_datagrams(self):
+        """N4: nenhum cliente desta máquina é ligeiro demais: dez mil, um atrás do outro, e nenhum descartado."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        sock, rng = self.peer(server), random.Random(SEED)
+        for n in range(10000):
+            data = rng.getrandbits(8 * 40).to_bytes(40, "big")[:rng.randrange(41)] + b"%d" % n  # repetir parece um laço
+            sock.send(data)
+            if sock.recv(65536) != data:
+                self.fail(f"datagrama {n}, semente {SEED}")
+        datagrams, _, _, dropped = self.totals(server)
+        self.assertEqual((datagrams, dropped), (10000, {}))
+
+    def test_errors_of_earlier_answers(self):
+        """ECONNREFUSED de uma resposta anterior: com IP_RECVERR o Linux o mostra, como o Windows sempre (10054)."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            try:
+                sock.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_RECVERR", 11), 1)
+            except OSError as error:
+                self.skipTest(f"sem IP_RECVERR: {error}")
+            sock.setblocking(False)
+            server = self.server(sock, own=sock.getsockname())
+            for _ in range(3):
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
+                    gone.connect(sock.getsockname())
+                    gone.send(b"adeus")
+                server.drain()  # a resposta não acha ninguém, e o aviso volta
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as alive:
+                    alive.settimeout(WATCHDOG_S)
+                    alive.connect(sock.getsockname())
+                    alive.send(b"oi")
+                    server.drain()
+                    server.drain()
+                    alive.send(b"oi de novo")
+                    server.drain()
+                    self.assertIn(alive.recv(99), (b"oi", b"oi de novo"))  # o primeiro pode cair com o aviso
+
+    def test_receive_errors(self):
+        sock = self.FakeSocket()
+        server = self.server(sock)
+        cut = OSError(0, "cortado")
+        cut.winerror = 10040
+        sock.news = [ConnectionResetError(10054, "reset"), OSError(errno.ENETRESET, "TTL"), cut, BlockingIOError()]
+        server.drain()
+        self.assertEqual(sock.news, [])
+        self.assertEqual(server.guard.dropped, {"maior que 65527 bytes: chegou cortado": 1})
+        sock.news = [OSError(errno.EBADF, "fechado")]
+        self.assertRaises(OSError, server.drain)
+
+    @unittest.skipUnless(os.name == "posix", "no Windows a espera é sempre no select()")
+    def test_patient_read_wakes_by_itself(self):
+        """O eco espera na própria leitura, e sem datagrama algum ela volta em WAKE_S; com prazos, não espera nela."""
+        class Enough(Exception):
+            pass
+
+        def drain():
+            began = time.monotonic()
+            type(server).drain(server)
+            raise Enough(time.monotonic() - began)
+
+        def rescued(_data, _source):
+            self.fail("a leitura só voltou porque chegou um datagrama")
+        with self.quiet_socket() as sock, self.quiet_socket() as other:
+            for ticks, low in (([], 0.9 * self.module.WAKE_S), ([lambda: 0], 0)):
+                server = self.server(sock, own=sock.getsockname())
+                server.drain, server.ticks, server.answer = drain, ticks, rescued
+                rescue = threading.Timer(WATCHDOG_S, other.sendto, (b"acorde", sock.getsockname()))
+                sock.setblocking(False)
+                rescue.start()
+                try:
+                    with self.assertRaises(Enough) as enough:
+                        server.run()
+                finally:
+                    rescue.cancel()
+                    rescue.join()
+                self.assertGreaterEqual(enough.exception.args[0], low, "a espera não foi na leitura")
+                self.assertEqual(sock.getblocking(), not ticks)
+
+    def test_a_flood_does_not_stop_the_clock(self):
+        """Com a fila sempre cheia, a leitura para depois de BATCH, e os prazos da sala e do atraso se cumprem."""
+        flood = iter([(2, ("10.0.0.1", 4000))] * 2 * self.module.BATCH)
+        server = self.server(argparse.Namespace(recvfrom_into=lambda _: next(flood)))
+        server.answer = lambda data, source: None
+        server.drain()
+        self.assertEqual(server.datagrams, self.module.BATCH)
+
+    def test_send_errors_are_counted(self):
+        server = self.server(self.FakeSocket())
+        server.send(b"x", ("127.0.0.1", 4000))
+        self.assertEqual(server.guard.dropped, {"envio recusado (firewall)": 1})
+
+    def test_a_fault_of_ours_costs_one_answer(self):
+        """L8: um erro imprevisto ao responder um datagrama é contado, dito uma vez por tipo, e o servidor segue."""
+        sock, answered = self.FakeSocket(), []
+        server = self.server(sock)
+
+        def answer(data, source):
+            if data == b"mal":
+                raise KeyError(source[0])
+            if data == b"pior":
+                raise ValueError("veio da rede: \x1b]0;x\x07")
+            answered.append(bytes(data))
+        server.answer = answer
+        source = ("10.0.0.1", 4000)
+        sock.news = [(data, source) for data in (b"mal", b"oi", b"mal", b"pior", b"fim")] + [BlockingIOError()]
+        server.drain()
+        self.assertEqual(answered, [b"oi", b"fim"])
+        line = answer.__code__.co_firstlineno
+        self.assertEqual(server.guard.dropped, {f"defeito nosso (KeyError, linha {line + 2})": 2,
+                                                f"defeito nosso (ValueError, linha {line + 4})": 1})
+        self.assertEqual([said.partition(" (de ")[2] for said in self.said],
+                         ["10.0.0.1 porta 4000); os próximos, só conto"] * 2)
+
+    def test_a_fault_in_a_deadline(self):
+        """L8: também um prazo que falha é contado, e os outros se cumprem."""
+        server = self.server(self.FakeSocket())
+        server.ticks = [lambda: 1 // 0, lambda: 0.25]
+        self.assertEqual(server.next_deadline(), 0.25)
+        self.assertEqual(sum(server.guard.dropped.values()), 1)
+
+    def test_a_descriptor_beyond_1023(self):
+        """C12: a sala espera com poll(): o descritor pode passar de 1023, onde o select() não vai."""
+        if resource is None or resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 1200:
+            self.skipTest("o sistema não dá 1200 descritores")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < 1200:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1200, hard))
+            self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+        try:
+            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat", pass_fds=kept)
+        finally:
+            for fd in kept:
+                os.close(fd)
+        self.assertEqual(self.ask(self.peer(server), b"oi"), b"?\n")
+
+    def test_stop_and_start_again(self):
+        """N18: Ctrl+C e SIGTERM são o mesmo fim, com as contas em bom português; a porta fica livre na hora."""
+        port = free_port(socket.SOCK_DGRAM)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            server = self.spawn("servidor_udp.py", "127.0.0.1", port)
+            self.ask(self.peer(server), b"oi")
+            start = time.monotonic()
+            self.assertEqual(server.stop(number), 0)
+            self.assertLess(time.monotonic() - start, 2)
+            self.assertIn(b"recebidos: 1 datagrama, 2 bytes, de 1 remetente\n", server.output.data)
+
+    def test_second_signal(self):
+        """`timeout` manda dois SIGTERM, e há quem aperte Ctrl+C duas vezes: o segundo não corta as contas."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):  # chegam os dois de uma vez
+            server.kill(number)
+        server.expect("recebidos: 0 datagramas")
+        self.assertEqual(server.wait(), 0)
+
+
+class TestServidorUdpGuard(ServidorUdpTestCase):
+    """Quem merece resposta: cada defesa, sem rede e com ela."""
+
+    def count(self, guard, source, contents):
+        """Quantos dos datagramas passam, pelo mesmo caminho que Server.drain toma."""
+        passed = 0
+        for data in contents:
+            if guard.tokens.get(source):
+                guard.tokens[source] -= 1
+                passed += 1
+            else:
+                passed += guard.admit(source, data)
+        return passed
+
+    def test_low_ports_and_itself_get_nothing(self):
+        guard = self.guard()
+        for source in (("127.0.0.1", 53), ("10.0.0.1", 1023), ("127.0.0.1", 5050)):
+            self.assertEqual(self.count(guard, source, [b"x", b"y"]), 0, source)
+        for source in (("127.0.0.1", 1024), ("192.0.2.9", 5050)):
+            self.assertEqual(self.count(guard, source, [b"x", b"y"]), 2, source)
+
+    def test_itself_when_it_listens_everywhere(self):
+        for own, mine, foreign in ((("0.0.0.0", 5050), ("127.0.0.1", 5050), ("192.0.2.9", 5050)),
+                                   (("0.0.0.0", 5050), ("127.0.0.77", 5050), ("198.51.100.9", 5050))):
+            guard = self.guard(own)
+            self.assertFalse(guard.admit(mine, b"x"))
+            self.assertTrue(guard.admit(foreign, b"x"))
+
+    def test_rate_is_per_source(self):
+        guard = self.guard(rate=100)
+        passed = self.count(guard, ("10.0.0.1", 4000), (b"%d" % n for n in range(5000)))
+        self.assertTrue(50 <= passed < 2000, passed)
+        self.assertTrue(guard.admit(("10.0.0.2", 4000), b"x"))
+        self.assertEqual(guard.dropped["acima da taxa"], 5000 - passed)
+
+    def test_default_rate_trusts_loopback_more(self):
+        """N5: desta máquina não há limite: o que um cliente ligeiro perde não é por conta do servidor."""
+        for host, far in (("10.0.0.1", True), ("::ffff:10.0.0.1", True), ("127.0.0.1", False), ("::1", False)):
+            guard = self.guard()
+            self.assertTrue(guard.admit((host, 4000), b"x"))
+            wait = guard.quotas[host, 4000].due - time.monotonic()
+            self.assertEqual(wait > 0, far, (host, wait))
+            passed = self.count(guard, (host, 4000), (b"%d" % n for n in range(5000)))
+            self.assertEqual(passed == 5000, not far, (host, passed))
+
+    def test_tables_are_bounded(self):
+        guard = self.guard()
+        for n in range(self.module.MAX_SOURCES * 2):
+            self.assertTrue(guard.admit((f"10.0.{n >> 8}.{n & 255}", 4000), b"x"))
+        self.assertEqual(len(guard.quotas), self.module.MAX_SOURCES)
+        self.assertEqual(set(guard.tokens), set(guard.quotas))
+        self.assertEqual(guard.sources, self.module.MAX_SOURCES * 2)
+
+    def test_same_datagram_for_ever_is_a_loop(self):
+        guard = self.guard(rate=float("inf"))
+        self.assertEqual(self.count(guard, ("10.0.0.1", 4000), [b"eco"] * 4000), 4000)
+        self.count(guard, ("10.0.0.1", 4000), [b"eco"] * 46000)
+        self.assertIn(guard.dropped["laço com outro servidor de eco"], range(1, 11))  # quem só se repete perde pouco
+        other = self.guard(rate=float("inf"))
+        self.assertEqual(self.count(other, ("10.0.0.1", 4000), (b"%d" % n for n in range(20000))), 20000)
+
+    def test_many_datagrams_in_one_loop_all_die(self):
+        """Trinta datagramas forjados circulam entre dois ecos: cada laço visto tira um, até não haver nenhum."""
+        guard, flying, rounds = self.guard(rate=float("inf")), [b"%d" % n for n in range(30)], 0
+        with mock.patch.object(self.module.random, "randint", random.Random(SEED).randint):
+            while flying and rounds < 100000:
+                flying = [data for data in flying if self.count(guard, ("10.0.0.1", 4000), [data])]
+                rounds += 1
+        self.assertEqual(flying, [], f"ainda circulam (semente {SEED})")
+
+    def test_each_defence_says_why(self):
+        """Cada defesa é uma função que devolve o motivo, ou "": aqui, uma por uma."""
+        guard = self.guard()
+        good = ("10.0.0.1", 4000)
+        for defence, bad, why in ((guard.service_port, ("10.0.0.1", 7), "porta de origem abaixo de 1024"),
+                                  (guard.own_address, ("127.0.0.1", 5050), "origem é o próprio servidor")):
+            self.assertEqual((defence(good), defence(bad)), ("", why))
+        self.assertEqual(guard.above_rate(good), "")
+        guard.admit(good, b"x")
+        self.assertEqual(guard.above_rate(good), "acima da taxa")
+        sample = hash(b"x")
+        self.assertEqual(guard.loop(good, sample), "")
+        guard.quotas[good] = guard.quotas[good]._replace(count=self.module.LOOP_COPIES)
+        self.assertEqual(guard.loop(good, sample), "laço com outro servidor de eco")
 
     def test_flood_is_limited_and_others_are_served(self):
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--taxa", 40)
@@ -2671,182 +2742,59 @@ class TestServidorUDP(UDPTestCase):
         for server in (first, second):
             self.assertLessEqual(self.totals(server)[0], limit)
 
-    def test_bad_network_is_repeatable(self):
-        fates = []
-        for _ in range(2):
-            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--perda", 30, "--duplica", 30, "--semente", 7,
-                                "--verbose")
-            sock, fate = self.peer(server), []
-            for n in range(41):
-                sock.send(b"%d" % n)
-            server.expect_error("<- .* 2 B 40$")  # chegou o último: os outros 40 já foram respondidos, ou não serão
-            sock.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    fate.append(int(sock.recv(99)))
-            fate = [n for n in fate if n != 40]
-            fates.append(fate)
-            lost = 40 - len(set(fate))
-            self.assertIn(self.totals(server)[3]["perdido de propósito"], (lost, lost + 1))
-            self.assertTrue(2 < lost < 30 and len(fate) > len(set(fate)), fate)
-        self.assertEqual(*fates)
-
-    def test_delay_reorders_but_loses_nothing(self):
-        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--atraso", 100, "--semente", 1)
-        sock, start = self.peer(server), time.monotonic()
-        for n in range(20):
-            sock.send(b"%02d" % n)
-        came = [sock.recv(99) for _ in range(20)]
-        self.assertGreaterEqual(time.monotonic() - start, 0.05)
-        self.assertNotEqual(came, sorted(came))
-        self.assertEqual(sorted(came), [b"%02d" % n for n in range(20)])
-
-    def test_ten_thousand_random_datagrams(self):
-        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
-        sock, rng = self.peer(server), random.Random(SEED)
-        for n in range(10000):
-            data = rng.getrandbits(8 * 40).to_bytes(40, "big")[:rng.randrange(41)] + b"%d" % n  # repetir parece um laço
-            sock.send(data)
-            if sock.recv(65536) != data:
-                self.fail(f"datagrama {n}, semente {SEED}")
-        self.assertEqual(self.totals(server)[0], 10000)
-
-    def test_stop_and_start_again(self):
-        """Ctrl+C e SIGTERM são o mesmo fim; a porta fica livre na hora."""
-        port = free_port(socket.SOCK_DGRAM)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            server = self.spawn("servidor_udp.py", "127.0.0.1", port)
-            self.ask(self.peer(server), b"oi")
-            start = time.monotonic()
-            self.assertEqual(server.stop(number), 0)
-            self.assertLess(time.monotonic() - start, 2)
-            self.assertIn(b"recebidos: 1 datagramas, 2 bytes, de 1 remetentes", server.output.data)
-
-    def test_usage_errors(self):
-        table = ((("--perda", "101"), "porcentagem"), (("--taxa", "x"), "segundo"), (("--maximo", "0"), "bytes"))
-        for args, word in table:
-            self.assert_usage_error("servidor_udp.py", args, word)
-
-    def test_poor_output(self):
-        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--verbose", env={"PYTHONIOENCODING": "ascii"})
-        self.assertEqual(self.ask(self.peer(server), "\x1b]0;ç\x07".encode()), "\x1b]0;ç\x07".encode())
-        server.expect_error(r"7 B \\x1b\]0;\?\\x07")
-
-    def piped(self, *args, **options):
-        """O servidor com a saída num cano: (servidor, porta, as duas pontas do cano, que também são do teste)."""
-        read, write = (os.fdopen(fd, mode, buffering=0) for fd, mode in zip(os.pipe(), ("rb", "wb")))
-        self.addCleanup(read.close)
-        self.addCleanup(write.close)
-        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", *args, ready=None, stdout=write, **options)
-        return server, int(re.search(READY.encode(), read.readline())["port"]), read, write
-
-    def enter_room(self, port):
-        sock = self.peer(("127.0.0.1", port))
-        code = re.search("é ([A-Z2-7]{7}):", self.ask(sock, b"/entrar".ljust(64)).decode())[1]
-        self.assertIn("bem-vindo", self.ask(sock, code.encode()).decode())
-        return sock
-
-    def test_closed_pipe(self):
-        """`| head -1`: quem lia foi embora; a sala se despede e acaba sem barulho na primeira linha que ninguém lê."""
-        server, port, read, write = self.piped("--modo", "chat", status=1, constants={"WAKE_S": 0.05})
-        read.close()
-        write.close()
-        sock = self.enter_room(port)
-        self.assertIn("o servidor encerrou", sock.recv(999).decode())
-        self.assertEqual(server.wait(), 1)
-
-    def test_stop_with_a_closed_pipe(self):
-        """`| head -1`, e depois Ctrl+C: acabar a pedido é o fim normal, ainda que ninguém leia as contas."""
-        server, _, read, write = self.piped()
-        read.close()
-        write.close()
-        self.assertEqual(server.stop(signal.SIGINT), 0)
-
-    def test_nobody_reads_the_output(self):
-        """Um cano cheio (ou um terminal com Ctrl+S): a sala conversa, e o primeiro SIGTERM a encerra em 2 s."""
-        server, port, _, write = self.piped("--modo", "chat", "--taxa", 0)
-        os.set_blocking(write.fileno(), False)
-        while write.write(b"x"):  # None: encheu
-            pass
-        os.set_blocking(write.fileno(), True)
-        sock = self.enter_room(port)
-        for n in range(100):
-            self.assertEqual(self.ask(sock, b"oi %d" % n), b"<visitante1> oi %d\n" % n)
-        start = time.monotonic()
-        self.assertEqual(server.stop(), 0)
-        self.assertLess(time.monotonic() - start, 2)
-        self.assertIn("o servidor encerrou", sock.recv(999).decode())
-
-    def test_the_totals_find_a_full_queue(self):
-        """Quem lê devagar perde linhas (um --verbose sob inundação), e nunca as contas do fim."""
-        module, consoles = load("servidor_udp.py"), []
-
-        class Stuck(module.Console):
-            def start(self):
-                consoles.append(self)
-
-            def close(self):
-                pass
-
-        def flood(server):
-            for _ in range(2 * module.CONSOLE_LINES):
-                server.guard.say("um datagrama", file=sys.stderr)
-            raise KeyboardInterrupt
-        module.Console, module.Server.run, module.signal = Stuck, flood, mock.Mock()
-        self.assertEqual(module.serve(module.build_parser().parse_args(["127.0.0.1", "0"])), 0)
-        said = [consoles[0].lines.get() for _ in range(consoles[0].lines.qsize())]
-        self.assertEqual(len(said), module.CONSOLE_LINES + 1)
-        self.assertIn("recebidos: 0 datagramas", said[-1][1])
-
-    def test_born_without_streams(self):
-        """`>&-` e `2>&-`: o que iria à saída que falta se perde; o eco e o fim são os mesmos."""
-        for closed in (">&-", "2>&-"):
-            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", ready=None if closed == ">&-" else READY,
-                                prefix=("sh", "-c", f'exec "$@" {closed}', "sh"))
-            port = server.port or int(server.expect_error(r"cliente_udp\.py 127\.0\.0\.1 (\d+)")[1])
-            self.assertEqual(self.ask(self.peer(("127.0.0.1", port)), b"oi"), b"oi")
-            self.assertEqual(server.stop(), 0)
-            self.assertEqual(b"recebidos: 1" in server.output.data, closed == "2>&-")
-
-    def test_full_disk(self):
-        """A saída vai a um arquivo, e o disco enche: perdem-se as linhas, e a sala continua."""
-        if not os.path.exists("/dev/full"):
-            self.skipTest("sem /dev/full")
-        with open("/dev/full", "wb") as full:
-            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat", ready=None, stdout=full)
-        sock = self.enter_room(int(server.expect_error(r"cliente_udp\.py 127\.0\.0\.1 (\d+)")[1]))
-        for _ in range(3):
-            self.assertEqual(self.ask(sock, b"oi"), b"<visitante1> oi\n")
-        self.assertEqual(server.stop(), 0)
-
-    def test_second_signal(self):
-        """`timeout` manda dois SIGTERM, e há quem aperte Ctrl+C duas vezes: o segundo não corta as contas."""
-        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
-        for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):  # chegam os dois de uma vez
-            server.kill(number)
-        server.expect("recebidos: 0 datagramas")
-        self.assertEqual(server.wait(), 0)
-
-    def test_the_next_command(self):
-        """Em stderr, o que digitar no outro terminal; na sala, com um apelido."""
-        for args, end in (((), ""), (("--modo", "chat"), " --apelido NOME")):
-            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", *args)
-            server.expect_error(rf"em outro terminal: \./cliente_udp\.py 127\.0\.0\.1 {server.port}{end}$")
-
-    def test_suggestions_keep_the_options(self):
-        """O comando que um erro sugere é o que se digitou, só com o que estava errado trocado."""
-        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
-        for script, args, status, command in (
-                ("servidor_udp.py", ("127.0.0.1", server.port, "--modo", "chat"), 1,
-                 f"./servidor_udp.py --modo chat 127.0.0.1 {server.port % 65535 + 1}"),
-                ("servidor_udp.py", ("192.0.2.1", "5050", "--taxa", "5"), 1, "./servidor_udp.py --taxa 5 0.0.0.0 5050"),
-                ("servidor_udp.py", ("5050", "--modo", "chat"), 2, "./servidor_udp.py --modo chat 127.0.0.1 5050"),
-                ("cliente_udp.py", ("5050", "--apelido", "ana"), 2, "./cliente_udp.py --apelido ana 127.0.0.1 5050"),
-                ("cliente_udp.py", ("5050", "--mensagem", "oi, ana"), 2, "--mensagem 'oi, ana' 127.0.0.1 5050")):
-            self.assert_one_line_error(self.run_script(script, *args), command, status=status)
+    def test_zero_is_no_limit(self):
+        with self.quiet_socket() as sock:
+            server, chat = self.build(sock, "--modo", "chat", "--taxa", "0", "--ocioso", "0")
+        self.assertEqual((server.guard.rate, chat.idle_s, chat.tick()), (math.inf, math.inf, self.module.WAKE_S))
 
 
-class TestSalaUDP(UDPTestCase):
+class TestServidorUdpCookies(ServidorUdpTestCase):
+    """Provar um endereço: o código, a quem ele serve e até quando."""
+
+    def test_readme_cookie(self):
+        for fields, code in self.vectors("código"):
+            found = self.module.cookie(bytes.fromhex(fields["chave"]), fields["endereço"], int(fields["porta"]),
+                                       int(fields["minuto"]))
+            self.assertEqual(found, code)
+
+    def test_cookie_depends_on_everything(self):
+        base = (bytes(32), "127.0.0.1", 40000, 7)
+        others = [(bytes(31) + b"\1", *base[1:]), (base[0], "127.0.0.2", *base[2:]), (*base[:2], 40001, 7),
+                  (*base[:3], 8)]
+        codes = {self.module.cookie(*args) for args in [base, *others]}
+        self.assertEqual(len(codes), 5)
+        self.assertTrue(all(re.fullmatch("[A-Z2-7]{7}", code) for code in codes), codes)
+
+    def test_old_codes_expire(self):
+        """Um código vale no seu minuto e no seguinte; o primeiro depois que a máquina liga não tem anterior."""
+        module, source = self.module, ("127.0.0.1", 4000)
+        cookies = module.Cookies()
+        for born, now, valid in ((5, 5, True), (5, 119, True), (5, 120, False), (300, 419, True), (300, 420, False)):
+            module.time = argparse.Namespace(monotonic=lambda: born)
+            code = cookies.codes(source)[0]
+            module.time = argparse.Namespace(monotonic=lambda: now)
+            self.assertEqual(cookies.proves(code, source), valid, (born, now))
+
+    def test_the_answer_fits_in_the_question(self):
+        """A um desconhecido, de qualquer tamanho que ele mande, nunca mais bytes; e o código, se couber."""
+        cookies, source = self.module.Cookies(), ("127.0.0.1", 4000)
+        for size in range(80):
+            for start in (b"/entrar", b"oi"):
+                answer = cookies.challenge(start.ljust(size)[:size], source)
+                self.assertLessEqual(len(answer), size)
+                self.assertEqual(cookies.codes(source)[0].encode() in answer, start == b"/entrar" and size >= 7)
+
+    def test_codes_are_not_guessed(self):
+        """Dez mil palpites de um endereço não acertam o código dele, nem o de outro serve."""
+        cookies, rng = self.module.Cookies(), random.Random(SEED)
+        letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+        mine = ("127.0.0.1", 4000)
+        self.assertTrue(cookies.proves(cookies.codes(mine)[0], mine))
+        self.assertFalse(cookies.proves(cookies.codes(("127.0.0.1", 4001))[0], mine))
+        self.assertFalse(any(cookies.proves("".join(rng.choices(letters, k=7)), mine) for _ in range(10000)), SEED)
+
+
+class TestServidorUdpChat(ServidorUdpTestCase):
     """A sala: entra quem prova o endereço, sai quem se cala."""
 
     def room(self, *args):
@@ -2921,38 +2869,28 @@ class TestSalaUDP(UDPTestCase):
         self.say(ana, code.lower(), "bem-vindo")
         self.assertEqual(self.say(ana, "/quem", "na sala"), "* na sala: visitante1\n")
 
-    def test_old_codes_expire(self):
-        """Um código vale no seu minuto e no seguinte; o primeiro depois que a máquina liga não tem anterior."""
-        module, source = load("servidor_udp.py"), ("127.0.0.1", 4000)
-        room = module.Room(lambda data, source: None, 120)
-        for born, now, valid in ((5, 5, True), (5, 119, True), (5, 120, False), (300, 419, True), (300, 420, False)):
-            module.time = argparse.Namespace(monotonic=lambda: born)
-            code = room.codes(source)[0]
-            module.time = argparse.Namespace(monotonic=lambda: now)
-            self.assertEqual(room.proves(code, source), valid, (born, now))
-
     def test_members_are_bounded(self):
-        module, sent = load("servidor_udp.py"), []
-        room = module.Room(lambda data, source: sent.append((data, source)), 120)
-        with contextlib.redirect_stdout(tempfile.TemporaryFile("w+")) as quiet, quiet:
-            for port in range(2000, 2000 + module.MAX_MEMBERS + 5):
-                room.receive(room.codes(("127.0.0.1", port))[0].encode(), ("127.0.0.1", port))
-        self.assertEqual(len(room.members), module.MAX_MEMBERS)
-        self.assertEqual(len({member.nick for member in room.members.values()}), module.MAX_MEMBERS)
+        module, sent = self.module, []
+        chat = self.chat(lambda data, source: sent.append((data, source)))
+        for port in range(2000, 2000 + module.MAX_MEMBERS + 5):
+            source = ("127.0.0.1", port)
+            chat.receive(chat.cookies.codes(source)[0].encode(), source)
+        self.assertEqual(len(chat.members), module.MAX_MEMBERS)
+        self.assertEqual(len(set(chat.room.nicks.values())), module.MAX_MEMBERS)
         self.assertIn("a sala está cheia".encode(), sent[-1][0])
 
     def test_an_empty_datagram_breaks_the_silence(self):
         """Quem só escuta fica, se de vez em quando manda um datagrama vazio (o cliente manda, a cada 15 s)."""
-        module, clock, source = load("servidor_udp.py"), [1000], ("127.0.0.1", 4000)
+        module, clock, source = self.module, [1000], ("127.0.0.1", 4000)
         module.time = argparse.Namespace(monotonic=lambda: clock[0])
-        room = module.Room(lambda data, source: None, module.IDLE_S, lambda text: None)
-        room.receive(room.codes(source)[0].encode(), source)
+        chat = self.chat()
+        chat.receive(chat.cookies.codes(source)[0].encode(), source)
         for wait, data, stays in ((119, b"", True), (119, b"", True), (119, None, True), (2, None, False)):
             clock[0] += wait
-            room.tick()
-            self.assertEqual(source in room.members, stays)
+            chat.tick()
+            self.assertEqual(source in chat.members, stays)
             if data is not None:
-                room.receive(data, source)
+                chat.receive(data, source)
 
     def test_silence_expires(self):
         server = self.room("--ocioso", 0.3)
@@ -2982,6 +2920,103 @@ class TestSalaUDP(UDPTestCase):
         self.say(bia, "oi", "<bia> oi")
         self.assertTrue(self.totals(server)[3]["acima da taxa"] >= 60)
 
+    def test_lines(self):
+        """S2: um controle antes da barra (Ctrl+C, telnet) não faz do comando uma fala; CR NUL também acaba a linha."""
+        for data, line in ((b"oi", "oi"), (b"oi\n", "oi"), (b"oi\r\n", "oi"), (b"oi\r\0", "oi"), (b" oi \r\0\n", "oi"),
+                           (b"\x03\x04/msg bia segredo\r\0", "/msg bia segredo"), (b"\0/quem", "/quem"),
+                           (b"\x1b \xc2\x9b\x7f/quem", "/quem"), (b"\x03oi", "\x03oi"), (b"\x03 a/b", "\x03 a/b"),
+                           (b"", ""), (b"\0", ""), (b"\r\0", ""), (b"/", "/")):
+            self.assertEqual(self.module.read_line(data), line, data)
+
+    def test_a_secret_stays_secret(self):
+        """S2: Ctrl+C, e depois /msg: só o destinatário ouve."""
+        server = self.room("--taxa", 0)
+        ana, bia, eva = (self.enter(server, nick) for nick in ("ana", "bia", "eva"))
+        self.hear(ana, "agora é eva")
+        self.hear(bia, "agora é eva")
+        ana.send(b"\x03\x04/msg bia segredo\r\0")
+        self.assertEqual(self.hear(bia, "segredo"), "<ana para bia, em particular> segredo\n")
+        self.say(ana, "às claras", "<ana> às claras")
+        self.assertEqual(eva.recv(9999).decode(), "<ana> às claras\n")
+        self.assertNotIn(b"segredo", server.output.data)
+
+    def test_nicks_that_look_alike(self):
+        """S3: a regra do apelido é a do bloco comum: invisíveis e duplos não entram."""
+        server = self.room("--taxa", 0)
+        ana, bia = self.enter(server, "jos\u00e9"), self.enter(server, "bia")
+        self.hear(ana, "agora é bia")
+        for wanted in ("jose\u0301", "JOS\u00c9", "\u3164", "\u2800", "a\u034fb", "a b", "/ana"):
+            self.say(bia, f"/nick {wanted}", "* erro")
+        self.say(bia, "/quem", "na sala: bia, jos\u00e9\n")
+
+    def test_a_new_port_takes_the_nickname_back(self):
+        """S6: o roteador mudou a porta de ana: com o código da porta antiga, ela retoma o apelido na hora."""
+        server = self.room("--taxa", 0)
+        old, bia = self.peer(server), self.enter(server, "bia")
+        code = re.search("é ([A-Z2-7]{7}):", self.ask(old, b"/entrar".ljust(64)).decode())[1]
+        self.say(old, f"{code} /nick ana", "agora é ana")
+        new = self.peer(server)
+        fresh = re.search("é ([A-Z2-7]{7}):", self.ask(new, b"/entrar".ljust(64)).decode())[1]
+        self.say(new, f"{fresh} /nick ana", "ana já está na sala")
+        for wrong in ("AAAAAAA", fresh, "", "ç", code + "A"):  # nem o próprio, nem um inventado
+            self.say(new, f"/nick ana {wrong}", "* erro")
+        self.say(new, f"/nick ana {code.lower()}", "agora é ana")
+        self.hear(old, "esta saiu da sala")
+        self.assertEqual(self.say(bia, "/quem", "na sala"), "* na sala: ana, bia\n")
+        self.assertEqual(self.ask(old, b"oi"), b"?\n")
+        self.say(bia, f"/nick ana {code}", "* erro")  # o código antigo não vale mais: o de agora é o da porta nova
+        self.say(bia, f"/nick ana {fresh}", "agora é ana")
+        self.hear(new, "esta saiu da sala")
+
+    def test_an_old_code_is_never_spoken(self):
+        """S6: quem digita de novo o seu código, ainda que vencido, não o conta à sala."""
+        module, clock, source, sent = self.module, [1000], ("127.0.0.1", 4000), []
+        module.time = argparse.Namespace(monotonic=lambda: clock[0])
+        chat = self.chat(lambda data, source: sent.append(data))
+        code = chat.cookies.codes(source)[0]
+        chat.receive(code.encode(), source)
+        clock[0] += 3 * module.COOKIE_PERIOD_S
+        self.assertFalse(chat.cookies.proves(code, source))
+        chat.receive(f"{code} oi".encode(), source)
+        self.assertEqual(sent[-1], b"<visitante1> oi\n")
+        self.assertNotIn(code, "".join(self.said))
+
+    def test_the_same_members_in_both_tables(self):
+        """Entradas, trocas, saídas e silêncios ao acaso: a Room e os endereços contam as mesmas pessoas."""
+        module, clock, rng = self.module, [1000], random.Random(SEED)
+        module.time = argparse.Namespace(monotonic=lambda: clock[0])
+        chat = self.chat()
+        lines = (b"", b"oi", b"/sair", b"/nick ana", b"/nick bia", b"/entrar eva", b"/entrar", b"/quem", b"/msg ana oi")
+        for n in range(3000):
+            source = ("127.0.0.1", rng.randrange(2000, 2100))
+            clock[0] += rng.choice((0, 0, 1, 30))
+            codes = [member.code.encode() for member in chat.members.values()] + [b"AAAAAAA"]
+            line = rng.choice((*lines, b"/nick ana " + rng.choice(codes), b"/nick bia " + rng.choice(codes)))
+            if rng.random() < 0.5:
+                line = chat.cookies.codes(source)[0].encode() + b" " + line
+            chat.receive(line, source)
+            chat.tick()
+            self.assertEqual(set(chat.members), set(chat.room.nicks), (n, SEED))
+            self.assertTrue(all(member.code for member in chat.members.values()))
+
+    def test_mutated_datagrams(self):
+        """L8: cinco mil datagramas mutilados, de membros e de estranhos; nenhum acha defeito nosso."""
+        sock, rng = self.FakeSocket(), random.Random(SEED)
+        sock.sendto = lambda data, source: None
+        server, chat = self.build(sock, "--modo", "chat", "--taxa", "0")
+        sources = [("127.0.0.1", port) for port in range(2000, 2040)]
+        starts = ("/nick ", "/msg ana ", "/entrar ", "/me ", "/", "oi ", "\x03/sair", "/quem", "")
+        for n in range(5000):
+            source = rng.choice(sources)
+            data = bytearray((rng.choice(starts) + chr(rng.randrange(0xd800))).encode() * rng.randrange(1, 4))
+            if rng.random() < 0.5:
+                data[:0] = chat.cookies.codes(source)[0].encode() + b" "
+            for _ in range(rng.randrange(4)):
+                data[rng.randrange(len(data))] = rng.randrange(256)
+            sock.news = [(bytes(data), source), BlockingIOError()]
+            server.drain()
+        self.assertEqual(server.guard.dropped, {}, SEED)
+
     def test_netcat(self):
         """A terceira pessoa: quem só tem nc digita o código que aparece."""
         if not shutil.which("nc"):
@@ -3000,6 +3035,306 @@ class TestSalaUDP(UDPTestCase):
         self.assertTrue(seen.expect("bem-vindo à sala, visitante1"), seen.data)
         nc.stdin.write(b"oi\n")
         self.assertTrue(seen.expect("<visitante1> oi"), seen.data)
+
+
+class TestServidorUdpBadNetwork(ServidorUdpTestCase):
+    """A rede ruim de propósito: o mesmo azar, e os seus limites."""
+
+    def test_delay_queue_is_bounded(self):
+        args = self.module.build_parser().parse_args(["--atraso", "10000", "--semente", "1"])
+        guard = self.guard()
+        network = self.module.BadNetwork(lambda data, source: None, args, guard)
+        for data in (bytes(60000), b""):
+            for _ in range(10000):
+                network.send(data, ("127.0.0.1", 4000))
+        self.assertLessEqual(sum(len(item.data) for item in network.held), self.module.MAX_DELAYED_BYTES)
+        self.assertLess(len(network.held), 10000)
+        self.assertTrue(guard.dropped["fila do atraso cheia"])
+        network.held = [item._replace(due=0) for item in sorted(network.held)]  # passou o prazo de todos
+        network.tick()
+        self.assertEqual((network.held, network.held_bytes), ([], 0))  # a fila vazia volta a ter lugar
+
+    def test_only_this_machine_gets_doubles(self):
+        """Em dobro para quem forjou o endereço de outro, --duplica multiplicaria um ataque."""
+        sent = []
+        args = self.module.build_parser().parse_args(["--duplica", "100"])
+        network = self.module.BadNetwork(lambda data, source: sent.append(source[0]), args, self.guard())
+        for host in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "192.0.2.9", "::ffff:192.0.2.9", "2001:db8::1"):
+            network.send(b"oi", (host, 4000))
+        self.assertEqual(sent, ["127.0.0.1"] * 2 + ["::1"] * 2 + ["::ffff:127.0.0.1"] * 2 +
+                         ["192.0.2.9", "::ffff:192.0.2.9", "2001:db8::1"])
+
+    def test_bad_network_is_repeatable(self):
+        fates = []
+        for _ in range(2):
+            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--perda", 30, "--duplica", 30, "--semente", 7,
+                                "--verbose")
+            sock, fate = self.peer(server), []
+            for n in range(41):
+                sock.send(b"%d" % n)
+            server.expect_error("<- .* 2 B 40$")  # chegou o último: os outros 40 já foram respondidos, ou não serão
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    fate.append(int(sock.recv(99)))
+            fate = [n for n in fate if n != 40]
+            fates.append(fate)
+            lost = 40 - len(set(fate))
+            self.assertIn(self.totals(server)[3]["perdido de propósito"], (lost, lost + 1))
+            self.assertTrue(2 < lost < 30 and len(fate) > len(set(fate)), fate)
+        self.assertEqual(*fates)
+
+    def test_delay_reorders_but_loses_nothing(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--atraso", 100, "--semente", 1)
+        sock, start = self.peer(server), time.monotonic()
+        for n in range(20):
+            sock.send(b"%02d" % n)
+        came = [sock.recv(99) for _ in range(20)]
+        self.assertGreaterEqual(time.monotonic() - start, 0.05)
+        self.assertNotEqual(came, sorted(came))
+        self.assertEqual(sorted(came), [b"%02d" % n for n in range(20)])
+
+
+class TestServidorUdpHouse(ServidorUdpTestCase):
+    """Em volta: o que ele diz, a quem, e como acaba."""
+
+    def test_usage_errors(self):
+        table = ((("--perda", "101"), "porcentagem"), (("--taxa", "x"), "segundo"), (("--maximo", "0"), "bytes"))
+        for args, word in table:
+            self.assert_usage_error("servidor_udp.py", args, word)
+
+    def test_poor_output(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--verbose", env={"PYTHONIOENCODING": "ascii"})
+        self.assertEqual(self.ask(self.peer(server), "\x1b]0;ç\x07".encode()), "\x1b]0;ç\x07".encode())
+        server.expect_error(r"7 B \\x1b\]0;\?\\x07")
+
+    def piped(self, *args, **options):
+        """O servidor com a saída num cano: (servidor, porta, as duas pontas do cano, que também são do teste)."""
+        read, write = (os.fdopen(fd, mode, buffering=0) for fd, mode in zip(os.pipe(), ("rb", "wb")))
+        self.addCleanup(read.close)
+        self.addCleanup(write.close)
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", *args, ready=None, stdout=write, **options)
+        return server, int(re.search(READY.encode(), read.readline())["port"]), read, write
+
+    def enter_room(self, port):
+        sock = self.peer(("127.0.0.1", port))
+        code = re.search("é ([A-Z2-7]{7}):", self.ask(sock, b"/entrar".ljust(64)).decode())[1]
+        self.assertIn("bem-vindo", self.ask(sock, code.encode()).decode())
+        return sock
+
+    def test_closed_pipe(self):
+        """`| head -1`: quem lia foi embora; a sala se despede e acaba sem barulho na primeira linha que ninguém lê."""
+        server, port, read, write = self.piped("--modo", "chat", status=1, constants={"WAKE_S": 0.05})
+        read.close()
+        write.close()
+        sock = self.enter_room(port)
+        self.assertIn("o servidor encerrou", sock.recv(999).decode())
+        self.assertEqual(server.wait(), 1)
+
+    def test_stop_with_a_closed_pipe(self):
+        """`| head -1`, e depois Ctrl+C: acabar a pedido é o fim normal, ainda que ninguém leia as contas."""
+        server, _, read, write = self.piped()
+        read.close()
+        write.close()
+        self.assertEqual(server.stop(signal.SIGINT), 0)
+
+    def test_nobody_reads_the_output(self):
+        """Um cano cheio (ou um terminal com Ctrl+S): a sala conversa, e o primeiro SIGTERM a encerra em 2 s."""
+        server, port, _, write = self.piped("--modo", "chat", "--taxa", 0)
+        os.set_blocking(write.fileno(), False)
+        while write.write(b"x"):  # None: encheu
+            pass
+        os.set_blocking(write.fileno(), True)
+        sock = self.enter_room(port)
+        for n in range(100):
+            self.assertEqual(self.ask(sock, b"oi %d" % n), b"<visitante1> oi %d\n" % n)
+        start = time.monotonic()
+        self.assertEqual(server.stop(), 0)
+        self.assertLess(time.monotonic() - start, 2)
+        self.assertIn("o servidor encerrou", sock.recv(999).decode())
+
+    def test_the_totals_find_a_full_queue(self):
+        """Quem lê devagar perde linhas (um --verbose sob inundação), e nunca as contas do fim."""
+        module, voices = self.module, []
+
+        class Stuck(module.Voice):
+            def close(self):
+                voices.append(self)
+
+        def flood(server):
+            for _ in range(module.VOICE_BYTES // 10):
+                server.guard.note("um datagrama")
+            raise KeyboardInterrupt
+        module.Pen.start = lambda pen: None
+        module.Voice, module.Server.run, module.signal = Stuck, flood, mock.Mock()
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), \
+                contextlib.redirect_stderr(nowhere):
+            self.assertEqual(module.serve(module.build_parser().parse_args(["127.0.0.1", "0"])), 0)
+        self.assertLessEqual(len(voices[0].notes.box), module.VOICE_BYTES)
+        self.assertTrue(voices[0].notes.lost)
+        self.assertIn(b"recebidos: 0 datagramas", bytes(voices[0].screen.box))
+
+    def test_born_without_streams(self):
+        """`>&-` e `2>&-`: o que iria à saída que falta se perde; o eco e o fim são os mesmos."""
+        for closed in (">&-", "2>&-"):
+            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", ready=None if closed == ">&-" else READY,
+                                prefix=("sh", "-c", f'exec "$@" {closed}', "sh"))
+            port = server.port or int(server.expect_error(r"cliente_udp\.py 127\.0\.0\.1 (\d+)")[1])
+            self.assertEqual(self.ask(self.peer(("127.0.0.1", port)), b"oi"), b"oi")
+            self.assertEqual(server.stop(), 0)
+            self.assertEqual(b"recebidos: 1 " in server.output.data, closed == "2>&-")
+
+    def test_full_disk(self):
+        """A saída vai a um arquivo, e o disco enche: perdem-se as linhas, e a sala continua."""
+        if not os.path.exists("/dev/full"):
+            self.skipTest("sem /dev/full")
+        with open("/dev/full", "wb") as full:
+            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat", ready=None, stdout=full)
+        sock = self.enter_room(int(server.expect_error(r"cliente_udp\.py 127\.0\.0\.1 (\d+)")[1]))
+        for _ in range(3):
+            self.assertEqual(self.ask(sock, b"oi"), b"<visitante1> oi\n")
+        self.assertEqual(server.stop(), 0)
+
+    def test_a_pipe_that_does_not_wait(self):
+        """L1: um cano O_NONBLOCK cheio não custa linhas: elas saem quando ele é lido."""
+        server, port, read, write = self.piped("--modo", "chat", "--taxa", 0)
+        os.set_blocking(write.fileno(), False)  # vale para a outra cópia do descritor: a do servidor
+        sock = self.enter_room(port)
+        for n in range(300):
+            line = b"%d" % n + b"x" * 900
+            self.assertEqual(self.ask(sock, line), b"<visitante1> " + line + b"\n")
+        server.kill(signal.SIGTERM)
+        write.close()
+        text = b"".join(iter(lambda: read.read(65536), b""))
+        self.assertEqual(len(re.findall(rb"<visitante1> \d+x{900}\n", text)), 300)
+        self.assertIn(b"recebidos: 302 datagramas", text)
+
+    def test_the_next_command(self):
+        """Em stderr, o que digitar no outro terminal; na sala, com um apelido."""
+        for args, end in (((), ""), (("--modo", "chat"), " --apelido NOME")):
+            server = self.spawn("servidor_udp.py", "127.0.0.1", "0", *args)
+            server.expect_error(rf"em outro terminal: \./cliente_udp\.py 127\.0\.0\.1 {server.port}{end}$")
+
+    def test_suggestions_keep_the_options(self):
+        """O comando que um erro sugere é o que se digitou, só com o que estava errado trocado."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        for script, args, status, command in (
+                ("servidor_udp.py", ("127.0.0.1", server.port, "--modo", "chat"), 1,
+                 f"./servidor_udp.py --modo chat 127.0.0.1 {server.port % 65535 + 1}"),
+                ("servidor_udp.py", ("192.0.2.1", "5050", "--taxa", "5"), 1, "./servidor_udp.py --taxa 5 0.0.0.0 5050"),
+                ("servidor_udp.py", ("5050", "--modo", "chat"), 2, "./servidor_udp.py --modo chat 127.0.0.1 5050"),
+                ("cliente_udp.py", ("5050", "--apelido", "ana"), 2, "./cliente_udp.py --apelido ana 127.0.0.1 5050"),
+                ("cliente_udp.py", ("5050", "--mensagem", "oi, ana"), 2, "--mensagem 'oi, ana' 127.0.0.1 5050")):
+            self.assert_one_line_error(self.run_script(script, *args), command, status=status)
+
+    def test_suggestions_run(self):
+        """N13, C13: o que a primeira linha e o primeiro erro mandam digitar funciona como está escrito."""
+        server = self.spawn("servidor_udp.py", "localhost", free_port(socket.SOCK_DGRAM))
+        self.assertEqual(server.host, "127.0.0.1", "localhost vale pelo IPv4, como no par TCP")
+        hint = server.expect_error(r"em outro terminal: \./(cliente_udp\.py .+)$")[1].split()
+        self.assertEqual(self.run_script(*hint, "--mensagem", "oi", status=0).out, b"oi\n")
+        refused = self.run_script("servidor_udp.py", "127.0.0.1", server.port)
+        self.assert_one_line_error(refused, "já está em uso")
+        command = re.search(r"Outra porta: \./(.+)$", refused.err.strip())[1].split()
+        self.spawn(*command)
+
+    def test_no_ipv6(self):
+        """C14: sem IPv6 no kernel, `::` é uma linha com o comando em IPv4."""
+        def no_ipv6(family=socket.AF_INET, *args, **kwargs):
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            return socket.socket(family, *args, **kwargs)
+        fake = argparse.Namespace(**{**vars(socket), "socket": mock.MagicMock(side_effect=no_ipv6)})
+        self.module.socket = fake
+        with mock.patch.object(sys, "argv", ["servidor_udp.py", "--modo", "chat", "::", "5050"]):
+            self.module.build_parser().parse_args(sys.argv[1:])
+            with self.assertRaises(self.module.Failure) as refused:
+                self.module.open_socket("::", 5050)
+        self.assertIn("sem IPv6", str(refused.exception))
+        self.assertIn("./servidor_udp.py --modo chat 0.0.0.0 5050", str(refused.exception))
+
+
+class TestClienteUdpFormats(UDPTestCase):
+    """Os formatos e as contas do cliente, sem rede."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server, cls.client = load("servidor_udp.py"), load("cliente_udp.py")
+
+    def test_readme_invite(self):
+        for fields, octets in self.vectors("convite"):
+            invite = bytes.fromhex(octets)
+            self.assertEqual(self.server.INVITE.format(fields["código"]).encode(), invite)
+            self.assertEqual(self.client.proof(invite, b"oi"), fields["código"].encode() + b" oi")
+
+    def test_readme_ping(self):
+        for fields, octets in self.vectors("ping"):
+            session, seq, size = int(fields["sorteio"], 16), int(fields["número"]), int(fields["tamanho"])
+            self.assertEqual(self.client.encode_ping(session, seq, size), bytes.fromhex(octets))
+            self.assertEqual(self.client.decode_ping(bytes.fromhex(octets), session, size), seq)
+
+    def test_ping_round_trip(self):
+        for size in (12, 13, 64, 268, 269, 65507):
+            for seq in (0, 1, 2**32 - 1):
+                self.assertEqual(self.client.decode_ping(self.client.encode_ping(7, seq, size), 7, size), seq)
+
+    def test_ping_refuses_what_is_not_its_own(self):
+        good, rng = self.client.encode_ping(7, 3, 64), random.Random(SEED)
+        bad = [good[:n] for n in range(64)] + [good + b"\0", self.client.encode_ping(8, 3, 64), b"PONG" + good[4:],
+                                               good[:-1] + b"\xff"] + [rng.randbytes(64) if hasattr(rng, "randbytes")
+                                                                       else os.urandom(64) for _ in range(50)]
+        for data in bad:
+            self.assertEqual(self.client.decode_ping(data, 7, 64), -1, data)
+
+    def test_tally(self):
+        tally = self.client.Tally(patience_s=2)
+        for n in range(6):
+            tally.left_at.append(float(n))
+        for seq, now in ((0, 0.5), (2, 2.5), (1, 2.6), (2, 2.7), (3, 9.0), (99, 9.1)):  # 4 e 5 nunca voltam
+            tally.answered(seq, now)
+        self.assertEqual((tally.duplicates, tally.reordered, tally.lost(), tally.strange), (1, 1, 2, 1))
+        self.assertEqual(tally.marks(), "...axx")
+        self.assertEqual(tally.on_time(), [0.5, 0.5, 2.6 - 1.0])  # a atrasada não entra na ida e volta
+        self.assertIn("6 enviados: 3 respondidos, 1 atrasados, 2 perdidos (33.3%)", self.client.report(tally))
+
+    def test_percentile(self):
+        values = list(range(1, 101))
+        self.assertEqual([self.client.percentile(values, p) for p in (0, 50, 99, 100)], [1, 50, 99, 100])
+        self.assertEqual(self.client.percentile([5], 99), 5)
+
+    def test_strip_chart_is_small_and_hides_no_loss(self):
+        for count in (0, 1, 64, 65, 1024, 1025, 100000):
+            marks = "." * count
+            if count > 1:
+                marks = marks[:count // 2] + "x" + marks[count // 2 + 1:]
+            rows = self.client.strip_chart(marks)
+            self.assertLessEqual(len(rows), self.client.STRIP_ROWS + 1)
+            self.assertTrue(all(len(row) < 80 for row in rows), rows)
+            self.assertEqual(sum(row.count("x") for row in rows[:-1]), count > 1)
+
+    def test_columns(self):
+        """Quantas colunas do terminal a linha digitada ocupa: por elas, e não pelas letras, se sabe onde apagar."""
+        for text, width, used in (("", 80, 0), ("ação", 80, 4), ("e\u0301", 80, 1), ("日本", 80, 4),
+                                  ("❤\ufe0f", 80, 1), ("abc", 3, 3), ("ab日", 3, 5), ("a日b日", 3, 6), ("日日日", 3, 8)):
+            self.assertEqual(self.client.columns(text, width), used, (text, width))
+
+    def test_keepalive(self):
+        """Um membro calado manda um datagrama vazio de tempos em tempos; quem não é membro, nunca."""
+        args, sent = self.client.build_parser().parse_args(["--apelido", "ana"]), []
+        talk = self.client.Conversation(argparse.Namespace(send=sent.append), None, args)
+        talk.check_deadlines()
+        self.assertEqual(sent, [])
+        talk.member, talk.keepalive_at = True, time.monotonic()
+        talk.check_deadlines()
+        talk.check_deadlines()
+        self.assertEqual(sent, [b""])
+
+    def test_nicks(self):
+        """S3: o que o cliente aceita como apelido é o que a sala aceita: a regra é um bloco comum."""
+        for good in ("ana", "José", "x" * 20, "名前"):
+            self.assertEqual(self.server.nick_fault(good), "")
+        for bad in ("", "x" * 21, "a b", "a\x1b", "/ana", "a\nb", "\u202e"):
+            self.assertNotEqual(self.server.nick_fault(bad), "", repr(bad))
 
 
 class TestConversaUDP(unittest.TestCase):
@@ -7257,7 +7592,7 @@ def births(tree):
 
 each_script = each(*SCRIPTS)
 # Os que já se contam do programa ingênuo ao que aguenta (quem termina o seu, põe-no aqui).
-RETOLD = ("led_gpio.py",)
+RETOLD = ("servidor_udp.py", "led_gpio.py")
 each_retold = each(*RETOLD)
 each_server = each("servidor.py", "servidor_udp.py", "led_gpio.py")
 each_source = each(*SCRIPTS, "test_all.py")
