@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Servidor TCP de eco, de chat e de HTTP: uma thread por cliente, ou uma thread para todos com epoll().
+"""Servidor TCP de eco, de chat e de HTTP, para muitos clientes ao mesmo tempo.
 
     ./servidor.py                em um terminal
     ./cliente.py                 em outro: cada linha digitada volta
@@ -15,21 +15,35 @@
         shutdown(SHUT_WR)   ----- FIN ----->   recv() devolve b"": ele não enviará mais nada
         recv() devolve b""  <---- FIN ------   close()
 
-Duas ideias, cada uma no seu lugar:
+O servidor ingênuo, que já atende:
 
-    um serviço diz o que fazer com os bytes       Echo, Chat, Http
-    um motor diz como esperar por muita gente     ThreadEngine, EpollEngine
+    listener = socket.create_server(("127.0.0.1", 5050))
+    while True:
+        client, address = listener.accept()
+        while data := client.recv(1024):
+            client.sendall(data)
+        client.close()
 
-Qualquer serviço roda em qualquer motor, e um serviço novo são poucas linhas:
+O que lhe falta, e cada parte deste arquivo cura uma falta:
 
-    class Upper(Service):
-        def on_data(self, client, data):
-            client.send(bytes(data).upper())
+     1  faz uma coisa só ............................. Echo, Service
+     2  toma um recv() por uma linha ................. LineBuffer, Telnet
+     3  um cliente não fala com outro ................ Chat, Room
+     4  um navegador não o entende ................... Http
+     5  despede-se cortando o que acabou de dizer .... Client
+     6  um cliente que pensa faz os outros esperar ... ThreadEngine
+     7  mil clientes custam mil threads .............. EpollEngine
+     8  um cliente mudo guarda o lugar para sempre ... Deadlines
+     9  quando os lugares acabam, morre no accept() .. Door
+    10  um programa de IRC não o entende ............. Irc
+    11  quem está no caminho lê tudo ................. TLSStream
 
-O que ele não faz: guardar algo em disco, limitar a velocidade de um cliente e, sem --certificado, cifrar a conversa.
+O que ele não faz: guardar algo em disco, limitar a velocidade de um cliente e, sem --certificado,
+cifrar a conversa.
 """
 import _thread
 import argparse
+import collections
 import contextlib
 import errno
 import functools
@@ -44,6 +58,7 @@ import shlex
 import signal
 import socket
 import ssl
+import struct
 import sys
 import threading
 import time
@@ -51,23 +66,2286 @@ import traceback
 import typing
 import unicodedata
 
-CHUNK = 512 * 1024  # bytes por leitura: menos idas ao kernel num fluxo grande; quem manda pouco não paga por isso
-FIRST_CHUNK = 256  # no motor de threads cada leitura aloca: sem malloc() até uns 470 bytes; dobra para quem a enche
-SHARED_CHUNK = 4 * 1024  # numa sala, quem cola mil linhas fala aos poucos, e os outros também são ouvidos
-EVENTS = 64  # avisos por epoll_wait(): com mil clientes ocupados, listas curtas não saem do cache (medido: 5 % a mais)
-BACKLOG = 4096  # conexões prontas que esperam o accept(); o kernel corta no seu próprio limite (somaxconn)
-STACK_SIZE = 256 * 1024  # bytes de pilha por thread: o padrão reserva 8 MiB, e o Python 3.14 guarda para si 32 KiB dela
-SWITCH_S = 50e-6  # por thread: quem espera pelo GIL acorda a cada tanto; a cada 5 ms, 6 mil não fazem outra coisa
-TICK_S = 1.0  # de quanto em quanto tempo os prazos são conferidos
-STOP_GRACE_S = 1.5  # no fim, quanto se espera pelas threads dos clientes
-FD_RESERVE = 16  # descritores que não são de clientes: terminal, escuta, epoll, certificados
-HANDSHAKE_TIMEOUT_S = 5  # um cliente TLS mudo não pode guardar um lugar
-LINGER_S = 5  # depois da despedida, quanto se espera o outro fechar; fechar antes dele perderia a despedida (RST)
-OUTBOX_BYTES = CHUNK  # o que um cliente pode deixar de ler antes de ser desligado; ao menos uma leitura
-CONSOLE_BYTES = 1 << 20  # texto à espera de um terminal parado (Ctrl+S); as linhas que passam disso se perdem
-LINE_TIMEOUT_S = 30  # uma linha começada tem de acabar: um byte por segundo não guarda um lugar para sempre
-HEADER_LIMIT = 16 * 1024  # bytes do cabeçalho HTTP, como nos servidores de verdade
-HEADER_TIMEOUT_S = 10  # um navegador manda o cabeçalho de uma vez; o resto é alguém guardando um lugar
+# ---------------------------------------------------------------------------------------------
+# 1. Echo: um serviço diz o que fazer com os bytes
+#
+# O servidor ingênuo mistura duas perguntas: o que responder, e como esperar por muita gente.
+# Aqui a primeira tem uma classe, e a segunda (partes 6 e 7) não sabe nada dela: qualquer serviço
+# roda em qualquer motor.
+
+
+class Service:
+    """O que um motor chama. Um cliente tem name, send(), hang_up(), e session, que é do serviço."""
+
+    # Um cliente escreve a outro? Então ninguém pode ficar preso no send() de quem não lê, e o
+    # serviço o faz um de cada vez, sob uma trava sua.
+    shared = False
+    # Mostra uma linha no terminal do servidor; serve() põe aqui o que não espera por ninguém.
+    say = print
+
+    def on_connect(self, client):
+        """Chegou alguém."""
+
+    def on_data(self, client, data):
+        """Chegaram bytes (bytes ou memoryview), que só valem durante a chamada."""
+
+    def on_timeout(self, client, why):
+        """Passou do prazo. Quem tem o que dizer diz, e se despede; o eco não teria como."""
+        client.cut()
+
+    def on_close(self, client):
+        """Não virá mais nada: acabou, caiu ou foi desligado."""
+
+
+class Echo(Service):
+    """Devolve cada byte (RFC 862)."""
+
+    def on_data(self, client, data):
+        client.send(data)
+
+
+# Exercício: um serviço novo são três linhas. Ponha-o aqui, e o seu nome em SERVICES, no fim.
+#
+#     class Upper(Service):
+#         def on_data(self, client, data):
+#             client.send(bytes(data).upper())
+
+
+# ---------------------------------------------------------------------------------------------
+# 2. LineBuffer: um recv() não é uma linha
+#
+# O TCP entrega bytes, e não mensagens: o que um lado enviou de uma vez chega em pedaços, e o que
+# enviou em pedaços chega junto. Um "ç" são dois bytes, e pode chegar pela metade. Por isso as
+# linhas se juntam antes, e só se decodifica a que está completa. Entre elas, um telnet manda
+# comandos seus, que começam por IAC (RFC 854) e não são de ninguém da conversa.
+
+# LF; CR LF; e, de quem está num telnet, CR NUL ou só CR (RFC 1123, 3.3.1).
+LINE_END = re.compile(rb"\r[\n\0]?")
+# IAC é 0xFF: IAC IAC é um 0xFF de verdade; com WILL, WONT, DO ou DONT vem uma opção; de SB a
+# IAC SE, a conversa sobre uma; os outros comandos são de um byte só (RFC 854 e 1184). No fim, o
+# que ficou pela metade.
+TELNET_COMMAND = re.compile(rb"""\xff(?:
+    (?P<literal>\xff)
+  | (?P<verb>[\xfb-\xfe]) (?P<option>.)
+  | \xfa (?:[^\xff] | \xff[^\xf0])* \xff\xf0
+  | [\xec-\xf9]
+  | (?P<cut>[\xfb-\xfe]? | \xfa (?:[^\xff] | \xff[^\xf0])* \xff?) \Z
+)""", re.S | re.X)
+# A um DO se responde WONT, a um WILL, DONT: "não uso nenhuma" (RFC 1143). O WONT TIMING-MARK é o
+# que um telnet espera, mudo, depois de Ctrl+C (RFC 860).
+TELNET_REFUSALS = {b"\xfd": b"\xff\xfc", b"\xfb": b"\xff\xfe"}
+
+
+class LineBuffer:
+    """Junta em linhas os pedaços que o TCP entrega."""
+
+    __slots__ = ("pending", "after_cr")
+
+    def __init__(self):
+        # A linha que ainda não acabou.
+        self.pending = b""
+        # O último byte foi um CR? Então o LF ou NUL que vier a seguir é do mesmo fim de linha.
+        self.after_cr = False
+
+    def feed(self, data):
+        """Gera as linhas (str, sem o fim) que se completaram.
+
+        A que passa de LINE_LIMIT bytes é ProtocolError, depois de ouvidas as boas antes dela.
+        """
+        data = bytes(data)
+        if self.after_cr and data[:1] in (b"\n", b"\0"):
+            data = data[1:]
+            self.after_cr = False
+        if data:
+            self.after_cr = data.endswith(b"\r")
+        data = self.pending + data
+        if b"\r" in data:
+            data = LINE_END.sub(b"\n", data)
+        *lines, self.pending = data.split(b"\n")
+        for line in lines:
+            yield self.decode(line)
+        self.decode(self.pending)
+
+    def decode(self, line):
+        if len(line) > LINE_LIMIT:
+            raise ProtocolError(f"linha com mais de {LINE_LIMIT} bytes")
+        return line.decode("utf-8", "replace")
+
+
+class Telnet:
+    """Tira do meio do texto os comandos TELNET, cortados onde for."""
+
+    __slots__ = ("held",)
+
+    def __init__(self):
+        # Um comando que ainda não chegou inteiro.
+        self.held = b""
+
+    def feed(self, data) -> tuple:
+        """Devolve (o texto, o que responder a quem mandou os comandos)."""
+        data = self.held + data
+        self.held = b""
+        if b"\xff" not in data:
+            return data, b""
+        answers = []
+
+        def replace(found):
+            if found["literal"]:
+                return b"\xff"
+            if found["cut"] is not None:
+                self.held = found[0]
+            elif found["verb"] in TELNET_REFUSALS:
+                answers.append(TELNET_REFUSALS[found["verb"]] + found["option"])
+            return b""
+
+        text = TELNET_COMMAND.sub(replace, data)
+        if len(self.held) > LINE_LIMIT:
+            raise ProtocolError(f"comando TELNET com mais de {LINE_LIMIT} bytes")
+        return text, b"".join(answers)
+
+
+# ---------------------------------------------------------------------------------------------
+# 3. Chat: um cliente fala com os outros
+#
+# Três perguntas, cada uma no seu lugar: quem está na sala e quem ouve o quê (Room, que é pura e
+# serve também a UDP); como se diz isso na língua de cada um (um dialeto: as linhas daqui, o IRC da
+# parte 10); e quem fala com o socket (Chat). Ninguém escolhe o dialeto numa opção: a primeira linha
+# de um programa de IRC o denuncia, e a de um navegador também.
+
+# Uma linha começada tem de acabar, em segundos: um byte por segundo não guarda um lugar para
+# sempre.
+LINE_TIMEOUT_S = 30
+
+
+# --- bloco comum: apelido ---
+# Caracteres de um apelido.
+NICK_LIMIT = 20
+# Ocupam lugar e não se veem, ou nem lugar ocupam: braile vazio, preenchimentos do hangul, seletores
+# de variação.
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164"
+                       "\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+# Querem dizer outra coisa numa linha de IRC (RFC 2812, 2.3.1), ou na da sala: canal, destino...
+RESERVED = re.compile(r"[!@:,*?#&+~%$<>]|^/")
+
+
+def nick_key(nick: str) -> str:
+    """O que se compara: "Ana", "ana" e "ａｎａ" são um só, com o acento composto ou não (NFKC)."""
+    folded = unicodedata.normalize("NFKC", nick).casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
+def nick_fault(nick: str) -> str:
+    """Por que não serve de apelido; "" se serve."""
+    shown = unicodedata.normalize("NFKC", nick)
+    if not (nick and len(nick) <= NICK_LIMIT and len(shown) <= NICK_LIMIT) or " " in nick + shown:
+        return f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços"
+    hidden = INVISIBLE.search(nick) or not (nick + shown).isprintable()
+    if hidden or unicodedata.category(nick[0]).startswith("M"):
+        return "um apelido só tem caracteres visíveis"
+    if RESERVED.search(shown):
+        return "um apelido não leva ! @ : , * ? # & + ~ % $ < > nem começa por /"
+    return ""
+# --- fim do bloco comum: apelido ---
+
+
+# --- bloco comum: sala ---
+# Bytes de uma linha, sem o fim. Em UDP, a frase que a repete cabe num quadro Ethernet.
+LINE_LIMIT = 1024
+ROOM_HELP = """\
+* /nick NOME        muda o seu apelido
+* /quem             mostra quem está na sala
+* /msg NOME texto   fala só com um
+* /me texto         conta o que você faz
+* /sair             vai embora
+* /ajuda            mostra isto
+"""
+
+
+class ProtocolError(ValueError):
+    """O outro lado não respeitou o protocolo; a mensagem é a que se envia a ele."""
+
+
+class Event(typing.NamedTuple):
+    """O que aconteceu na sala. Quem o conta a uma pessoa, na língua dela, é um dialeto.
+
+    welcome  nick chegou, e é ele quem ouve     entered  nick chegou, e ouvem os outros
+    named    nick, e é ele quem ouve, é text    renamed  nick é agora text, e ouvem os outros
+    said     nick disse text                    left     nick foi embora
+    acted    nick faz text (/me)                noticed  nick avisa text: robôs não respondem
+
+    Com `to`, o que se disse foi só a ele.
+    """
+
+    kind: str
+    nick: str
+    text: str = ""
+    to: str = ""
+
+
+class Room:
+    """Quem está na sala, e quem ouve o quê. Pura: sem bytes, trava, socket, relógio nem terminal.
+
+    Um membro é qualquer chave de dicionário: um cliente, um endereço. Cada método devolve o que há
+    para contar, na ordem: uma lista de pares (membros, evento). O que não pode é ProtocolError.
+    """
+
+    def __init__(self, echo=False):
+        # Quem fala também se ouve? Sem conexão (UDP), só isto lhe mostra que a linha chegou.
+        self.echo = echo
+        # Membro -> apelido.
+        self.nicks = {}
+        # O que se compara de um apelido (nick_key) -> membro.
+        self.members = {}
+
+    def enter(self, member, nick=None):
+        """Chega um membro; sem apelido, é um visitante com número."""
+        if nick is None:
+            numbered = map("visitante{}".format, range(1, len(self.nicks) + 2))
+            nick = next(name for name in numbered if name not in self.members)
+        self.check(member, nick)
+        others = list(self.nicks)
+        self.nicks[member] = nick
+        self.members[nick_key(nick)] = member
+        return [([member], Event("welcome", nick)), (others, Event("entered", nick))]
+
+    def leave(self, member):
+        nick = self.nicks.pop(member)
+        del self.members[nick_key(nick)]
+        return [(list(self.nicks), Event("left", nick))]
+
+    def rename(self, member, wanted):
+        self.check(member, wanted)
+        nick = self.nicks[member]
+        del self.members[nick_key(nick)]
+        self.members[nick_key(wanted)] = member
+        self.nicks[member] = wanted
+        told = [(self.hearers(member), Event("renamed", nick, wanted))]
+        if not self.echo:
+            told.insert(0, ([member], Event("named", nick, wanted)))
+        return told
+
+    def say(self, member, text, kind="said"):
+        """Fala a todos. kind: "said", "acted" ou "noticed". Uma linha vazia não diz nada."""
+        if not text:
+            return []
+        return [(self.hearers(member), Event(kind, self.nicks[member], text))]
+
+    def whisper(self, member, to, text, kind="said"):
+        """Fala só com quem tem o apelido `to`."""
+        target = self.members.get(nick_key(to))
+        if target is None or not text:
+            raise ProtocolError(f"{escape(to) or 'quem?'} não está na sala, ou falta o texto")
+        hearers = [target]
+        if self.echo and target != member:
+            hearers.append(member)
+        return [(hearers, Event(kind, self.nicks[member], text, to))]
+
+    def who(self):
+        """Os apelidos, em ordem."""
+        return sorted(self.nicks.values())
+
+    def check(self, member, nick):
+        """ProtocolError, se `nick` não serve ou já é de outro."""
+        fault = nick_fault(nick)
+        if fault:
+            raise ProtocolError(fault)
+        if self.members.get(nick_key(nick), member) != member:
+            raise ProtocolError(f"{nick} já está na sala; escolha outro apelido")
+
+    def hearers(self, member):
+        members = list(self.nicks)
+        if not self.echo:
+            members.remove(member)
+        return members
+
+
+# O dialeto de quem usa nc e telnet: um evento é uma linha, e uma barra começa um comando. O que
+# veio da rede só segue viagem escapado: ninguém comanda o terminal de ninguém.
+SPOKEN = {
+    "welcome": "* bem-vindo à sala, {0.nick}. /ajuda mostra os comandos",
+    "entered": "* {0.nick} entrou",
+    "left": "* {0.nick} saiu",
+    "named": "* agora você é {0.text}",
+    "renamed": "* {0.nick} agora é {0.text}",
+    "said": "<{0.nick}> {1}",
+    "noticed": "<{0.nick}> {1}",
+    "acted": "* {0.nick} {1}",
+}
+SPOKEN_APART = "<{0.nick} para {0.to}, em particular> {1}"
+
+
+def to_line(event: Event) -> str:
+    """Event("said", "ana", "oi") -> "<ana> oi", sem o fim de linha."""
+    form = SPOKEN_APART if event.to else SPOKEN[event.kind]
+    return form.format(event, escape(event.text))
+
+
+def parse_command(line: str) -> tuple:
+    """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
+    if not line.startswith("/"):
+        return "", line
+    name, _, rest = line[1:].partition(" ")
+    return name.lower(), rest.strip()
+
+
+def obey(room: Room, member, line: str) -> tuple:
+    """Faz o que a linha pede: (o que responder a quem a disse, o que a sala conta)."""
+    command, text = parse_command(line)
+    if not command:
+        return "", room.say(member, text)
+    if command == "nick":
+        return "", room.rename(member, text)
+    if command == "msg":
+        to, _, words = text.partition(" ")
+        return "", room.whisper(member, to, words.strip())
+    if command == "me":
+        return "", room.say(member, text, "acted")
+    if command == "quem":
+        return f"* na sala: {', '.join(room.who())}\n", []
+    if command == "sair":
+        return "* até logo\n", room.leave(member)
+    if command == "ajuda":
+        return ROOM_HELP, []
+    return f"* não conheço /{escape(command)}\n{ROOM_HELP}", []
+# --- fim do bloco comum: sala ---
+
+
+# Uma página qualquer da web pode mandar o navegador de quem a vê falar com esta porta, e o que ele
+# manda, depois de cabeçalhos que ninguém lê, seriam linhas. A primeira de todas o entrega.
+HTTP_LINE = re.compile(r"\S+ .*HTTP/\d.*")
+# Um programa de IRC começa por pedir as capacidades do servidor, ou por dizer quem é (RFC 2812,
+# 3.1). Quem digita num nc pode escrever NICK; USER com quatro palavras, em seguida, não.
+IRC_HELLO = re.compile(r"CAP LS( .*)?")
+IRC_WHO = re.compile(r"(NICK|PASS) \S+ *")
+IRC_USER = re.compile(r"USER( +\S+){3} +\S.*")
+NOT_A_SITE = ("<p>Esta porta é uma sala de conversa, e não um site: entre com ./cliente.py, nc, "
+              "telnet ou um programa de IRC.")
+
+
+def recognize(lines: list) -> str:
+    """Quem fala assim: "http", "irc" ou "linhas"; "" se as primeiras linhas ainda não o dizem."""
+    if HTTP_LINE.fullmatch(lines[0]):
+        return "http"
+    introduced = all(map(IRC_WHO.fullmatch, lines[:-1]))
+    if IRC_HELLO.fullmatch(lines[-1]) and introduced:
+        return "irc"
+    if len(lines) > 1 and introduced and IRC_USER.fullmatch(lines[-1]):
+        return "irc"
+    # PASS e NICK: mais do que isso ninguém diz antes de USER.
+    if len(lines) <= 2 and introduced and IRC_WHO.fullmatch(lines[-1]):
+        return ""
+    return "linhas"
+
+
+class Seat:
+    """O que a sala guarda de cada cliente."""
+
+    __slots__ = ("telnet", "lines", "opening", "dialect", "irc")
+
+    def __init__(self, dialect):
+        self.telnet = Telnet()
+        self.lines = LineBuffer()
+        # As primeiras linhas, enquanto não dizem que dialeto ele fala; depois, None.
+        self.opening = []
+        self.dialect = dialect
+        # Em que pé está a apresentação de quem fala IRC.
+        self.irc = None
+
+
+class Lines:
+    """O dialeto de nc, telnet e cliente.py: texto em UTF-8, uma linha por vez."""
+
+    def __init__(self, chat):
+        self.chat = chat
+
+    def write(self, event):
+        """O evento em bytes, os mesmos para todos os que falam assim."""
+        return f"{to_line(event)}\n".encode()
+
+    def farewell(self, why):
+        """As últimas palavras."""
+        return f"* erro: {why}; até logo\n".encode()
+
+    def hear(self, client, line):
+        """Uma linha que ele enviou."""
+        room = self.chat.room
+        try:
+            answer, told = obey(room, client, line)
+        except ProtocolError as error:
+            answer = f"* erro: {error}\n"
+            told = []
+        self.chat.spread(told)
+        if client not in room.nicks:
+            client.hang_up(answer.encode())
+        elif answer:
+            client.send(answer.encode())
+
+
+class Chat(Service):
+    """Uma sala: o que um diz, todos leem.
+
+        bytes  -->  Telnet  -->  LineBuffer  -->  dialeto  -->  Room
+                                                                  |
+        bytes  <--  send() de cada membro  <--  dialeto  <--  eventos
+    """
+
+    shared = True
+
+    def __init__(self):
+        self.room = Room()
+        self.plain = Lines(self)
+        self.irc = Irc(self)
+        # No motor de threads, muitos chegam aqui ao mesmo tempo.
+        self.lock = threading.RLock()
+
+    def on_connect(self, client):
+        with self.lock:
+            client.session = Seat(self.plain)
+            self.spread(self.room.enter(client))
+
+    def on_data(self, client, data):
+        with self.lock:
+            seat = client.session
+            deadline = client.deadline
+            try:
+                data, answer = seat.telnet.feed(data)
+                if answer:
+                    client.send(answer)
+                for line in seat.lines.feed(data):
+                    # O que sobrar será de outra linha.
+                    deadline = None
+                    # O que vem depois de um /sair já não conta.
+                    if not client.closing:
+                        self.hear(client, line)
+            except ProtocolError as error:
+                self.leave(client, str(error))
+            if client.closing:
+                return
+            # O prazo é da linha: começa no primeiro byte dela, e os seguintes não o renovam.
+            client.deadline = None
+            if seat.lines.pending:
+                client.deadline = deadline or time.monotonic() + LINE_TIMEOUT_S
+
+    def on_timeout(self, client, why):
+        with self.lock:
+            self.finish_speech(client)
+            self.leave(client, why)
+
+    def on_close(self, client):
+        with self.lock:
+            self.finish_speech(client)
+            self.leave(client)
+
+    def finish_speech(self, client):
+        """Diz a última linha, de quem se foi sem terminá-la, e a que se guardava para entender."""
+        seat = client.session
+        if seat.lines.pending and not client.closing:
+            self.on_data(client, b"\n")
+        if seat.opening and not client.closing:
+            self.hear_opening(client, "linhas")
+
+    def hear(self, client, line):
+        """Uma linha: as primeiras esperam até que se saiba em que dialeto vêm."""
+        seat = client.session
+        if seat.opening is None:
+            seat.dialect.hear(client, line)
+            return
+        seat.opening.append(line)
+        tongue = recognize(seat.opening)
+        if tongue:
+            self.hear_opening(client, tongue)
+
+    def hear_opening(self, client, tongue):
+        """Já se sabe como ele fala: ouvem-se as primeiras linhas."""
+        seat = client.session
+        lines = seat.opening
+        seat.opening = None
+        if tongue == "http":
+            self.spread(self.room.leave(client))
+            client.hang_up(http_response(lines[0], 400, "Isto não é um site", NOT_A_SITE))
+            return
+        if tongue == "irc":
+            self.irc.greet(client)
+        for line in lines:
+            if not client.closing:
+                seat.dialect.hear(client, line)
+
+    def leave(self, client, why=""):
+        """Sai da sala, e se despede; why é o que se lhe diz, se há o que dizer."""
+        if client in self.room.nicks:
+            self.spread(self.room.leave(client))
+        if not client.closing:
+            last = b""
+            if why:
+                last = client.session.dialect.farewell(why)
+            client.hang_up(last)
+
+    def spread(self, told):
+        """Conta a cada um o que lhe cabe; o que é de todos, também ao terminal do servidor."""
+        for members, event in told:
+            if event.kind not in ("welcome", "named") and not event.to:
+                self.say(to_line(event))
+            # Escreve-se uma vez em cada dialeto, e não uma por membro.
+            written = {}
+            dialect = None
+            for client in members:
+                # Quem caiu só atrasaria os outros.
+                if client.closing:
+                    continue
+                if client.session.dialect is not dialect:
+                    dialect = client.session.dialect
+                    if dialect not in written:
+                        written[dialect] = dialect.write(event)
+                    data = written[dialect]
+                client.send(data)
+
+
+# ---------------------------------------------------------------------------------------------
+# 4. Http: um navegador também é um cliente
+#
+# Um pedido HTTP/1.1 é um cabeçalho em linhas, uma linha vazia e, às vezes, um corpo (RFC 9112). A
+# resposta mostra o pedido ao navegador que o fez. Quem manda pela metade, ou o que não é HTTP,
+# também tem resposta: o código diz o que houve (RFC 9110, 15).
+#
+# Simplificação: o corpo de um pedido é ignorado, e cada conexão serve a um pedido só.
+
+# Bytes de um cabeçalho, como nos servidores de verdade.
+HEADER_LIMIT = 16 * 1024
+# Um navegador manda o cabeçalho de uma vez; o resto é alguém guardando um lugar. Em segundos.
+HEADER_TIMEOUT_S = 10
+# Quem recebe pode aceitar LF no lugar de CRLF, e pula linhas vazias antes do pedido (RFC 9112,
+# 2.2).
+HEAD_END = re.compile(rb"\r?\n\r?\n")
+EMPTY_LINES = re.compile(rb"(?:\r?\n)+")
+REQUEST_LINE = re.compile(r"([!#-'*+.^_`|~\w-]+) ([^\s\0]+) HTTP/(1\.[01])", re.ASCII)
+HEADER = re.compile(r"([!#-'*+.^_`|~\w-]+):([^\0\r]*)", re.ASCII)
+REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    501: "Not Implemented",
+}
+# O CSP proíbe ao navegador executar ou buscar o que for, mesmo se um escape nos escapasse.
+RESPONSE = """\
+HTTP/1.1 {status} {reason}\r
+Content-Type: text/html; charset=utf-8\r
+Content-Length: {length}\r
+Connection: close\r
+X-Content-Type-Options: nosniff\r
+Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r
+\r
+"""
+PAGE = """\
+<!doctype html>
+<html lang=pt-BR>
+<meta charset=utf-8>
+<title>{title}</title>
+<style>body{{font:1em sans-serif;margin:2em}}td{{padding:.2em 1em .2em 0;font:1em monospace}}
+td+td{{word-break:break-all}}</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+
+
+def parse_request(head: bytes) -> tuple:
+    """Cabeçalho (RFC 9112, 3) -> (método, alvo, [(nome, valor), ...]); ProtocolError se não é."""
+    first, *rest = head.decode("latin-1").replace("\r\n", "\n").split("\n")
+    request = REQUEST_LINE.fullmatch(first)
+    found = [HEADER.fullmatch(line) for line in rest]
+    if not request or not all(found):
+        raise ProtocolError("isto não é um pedido HTTP/1.1")
+    method, target, version = request.groups()
+    headers = [(header[1], header[2].strip(" \t")) for header in found]
+    hosts = [value for name, value in headers if name.lower() == "host"]
+    # Sem ele, ou com dois, cada um no caminho poderia entender um destino (RFC 9112, 3.2).
+    if len(hosts) > 1 or version == "1.1" and not hosts:
+        raise ProtocolError("um pedido HTTP/1.1 leva um campo Host, e um só")
+    return method, target, headers
+
+
+def http_response(request: str, status: int, title: str, body: str) -> bytes:
+    """Resposta completa a um pedido, de que basta o começo: a HEAD não se manda a página."""
+    page = PAGE.format(title=title, body=body).encode()
+    head = RESPONSE.format(status=status, reason=REASONS[status], length=len(page)).encode("ascii")
+    if request.startswith("HEAD "):
+        return head
+    return head + page
+
+
+class Http(Service):
+    """Responde a um navegador com uma página que mostra o pedido que ele fez."""
+
+    def on_connect(self, client):
+        client.session = bytearray()
+        client.deadline = time.monotonic() + HEADER_TIMEOUT_S
+
+    def on_data(self, client, data):
+        head = client.session
+        head += data
+        # Em quem goteja, sem reler desde o começo.
+        fresh = max(0, len(head) - len(data) - 3)
+        empty = EMPTY_LINES.match(head)
+        if empty:
+            del head[:empty.end()]
+            fresh = 0
+        end = HEAD_END.search(head, fresh)
+        size = end.start() if end else len(head)
+        if size > HEADER_LIMIT:
+            limit = f"<p>O limite é de {HEADER_LIMIT} bytes."
+            self.answer(client, 431, "Cabeçalho grande demais", limit)
+            return
+        try:
+            if end:
+                self.show(client, *parse_request(head[:size]))
+            elif b"\n" in head:
+                # Quem não fala HTTP sabe disso já na primeira linha.
+                self.check_first_line(head[:head.index(b"\n")])
+        except ProtocolError as error:
+            self.answer(client, 400, "Pedido inválido", f"<p>{error}")
+
+    def check_first_line(self, line):
+        if not REQUEST_LINE.fullmatch(line.decode("latin-1").rstrip("\r")):
+            raise ProtocolError("isto não é um pedido HTTP/1.1")
+
+    def on_timeout(self, client, why):
+        # Pode ter sido atendido enquanto se vinha despedi-lo (ThreadEngine.expire).
+        if not client.closing:
+            self.answer(client, 408, "Tempo esgotado", f"<p>{why}")
+
+    def show(self, client, method, target, headers):
+        """A página que mostra o pedido."""
+        asked = f"{method} {escape(target)}"
+        self.say(f"{client.name} {asked}")
+        if method == "CONNECT":
+            # 200 quereria dizer "o túnel está aberto" (RFC 9110, 9.3.6).
+            self.answer(client, 501, "Isto não é um proxy", "<p>CONNECT é um pedido a um proxy.")
+            return
+        rows = []
+        for name, value in headers:
+            rows.append(f"<tr><td>{html.escape(name)}<td>{html.escape(escape(value))}\n")
+        page = (f"<p><code>{html.escape(asked)}</code>, de {html.escape(client.name)}\n"
+                f"<table>\n{''.join(rows)}</table>")
+        self.answer(client, 200, "O pedido que o seu navegador fez", page)
+
+    def answer(self, client, status, title, body):
+        """Responde e se despede: Connection: close."""
+        request = bytes(client.session[:8]).decode("latin-1")
+        client.hang_up(http_response(request, status, title, body))
+
+
+# ---------------------------------------------------------------------------------------------
+# 5. Client: despedir-se sem cortar a despedida
+#
+# Fechar um socket que ainda recebe responde ao outro com um RST, e o RST apaga no caminho o que
+# acabamos de dizer. Por isso quem se despede envia o FIN (shutdown) e só fecha depois do FIN do
+# outro, ou no prazo: RFC 9112, 9.6, e RFC 1122, 4.2.2.13.
+
+# Quanto se espera o outro fechar, depois da despedida, enquanto ele não move byte nenhum.
+LINGER_S = 5
+# E quanto se espera por quem os move: o corpo de um pedido que chega devagar, uma leitura lenta.
+FAREWELL_S = 60
+
+
+class Client:
+    """Um cliente, como os serviços o veem. Três palavras para o fim, e só estas:
+
+        hang_up(last)   diz as últimas palavras, envia o FIN, e espera o dele ou o prazo
+        cut()           é já: o que faltava dizer se perde
+        release()       é do motor: fecha o descritor (Engine.release)
+
+    Este envia na hora: send() só volta quando o kernel aceitou tudo, e isso freia quem manda mais
+    do que lê. Os de baixo (Member, EpollClient) têm uma caixa de saída.
+    """
+
+    __slots__ = ("sock", "raw", "name", "session", "closing", "seen", "taken", "quiet_since",
+                 "deadline", "last_deadline")
+
+    def __init__(self, sock, name):
+        # Com TLS, sock é o TLSStream, e raw o socket por baixo dele.
+        self.sock = sock
+        self.raw = sock
+        self.name = name
+        # O que o serviço guarda dele.
+        self.session = None
+        # Já nos despedimos: o que ele ainda enviar é jogado fora.
+        self.closing = False
+        # Enviou algo desde a última varredura, e quantos bytes nossos já confirmou (Deadlines).
+        self.seen = True
+        self.taken = 0
+        self.quiet_since = 0.0
+        # A hora em que se desliga, se nada mudar; e a que não passa, mude o que mudar.
+        self.deadline = None
+        self.last_deadline = 0.0
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def hang_up(self, last=b""):
+        # O prazo vem antes: se ele não lê, é o que solta o send().
+        now = time.monotonic()
+        self.closing = True
+        self.deadline = now + LINGER_S
+        self.last_deadline = now + FAREWELL_S
+        if last:
+            self.send(last)
+        self.finish()
+
+    def finish(self):
+        """Envia o FIN: não diremos mais nada."""
+        with contextlib.suppress(OSError):
+            # Já tinha caído.
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def wait_delivery(self):
+        """Espera que o que se enviou saia daqui. send() já esperou."""
+
+    def cut(self):
+        """Quem está num recv() ou send() deste socket acorda, e fecha por onde sempre fecha."""
+        self.closing = True
+        with contextlib.suppress(OSError):
+            # ENOTCONN ou EBADF: já tinha caído.
+            self.raw.shutdown(socket.SHUT_RDWR)
+
+
+# ---------------------------------------------------------------------------------------------
+# 6. ThreadEngine: uma thread por cliente
+#
+# No servidor ingênuo o segundo cliente só é atendido quando o primeiro vai embora. Com uma thread
+# para cada um, cada uma espera no seu recv(), e a conversa se lê de cima para baixo. Numa sala, em
+# que um escreve a outro, ninguém espera no send() de quem não lê: um carteiro leva tudo.
+
+# Bytes por leitura: menos idas ao kernel num fluxo grande; quem manda pouco não paga por isso.
+CHUNK = 512 * 1024
+# A primeira: cada leitura aloca, e até uns 470 bytes sem malloc(). Dobra para quem a enche.
+FIRST_CHUNK = 256
+# Numa sala, quem cola mil linhas fala aos poucos, e os outros também são ouvidos.
+SHARED_CHUNK = 4 * 1024
+# O que um cliente pode deixar de ler antes de ser desligado, em bytes: ao menos uma leitura.
+OUTBOX_BYTES = CHUNK
+# Numa sala, o que se junta para um membro antes de enviar sem esperar pelos outros, em bytes.
+GATHER_BYTES = 64 * 1024
+# Bytes de pilha por thread: o padrão reserva 8 MiB, e o Python 3.14 guarda para si 32 KiB dela.
+STACK_SIZE = 256 * 1024
+# Segundos, por thread, entre as vezes em que quem espera pelo GIL acorda: a cada 5 ms, 6 mil não
+# fazem outra coisa.
+SWITCH_S = 50e-6
+# No fim, quantos segundos se espera pelas threads dos clientes.
+STOP_GRACE_S = 1.5
+# send() sem esperar. Onde não existe (Windows), quem espera é a thread do próprio membro.
+DONT_WAIT = getattr(socket, "MSG_DONTWAIT", None)
+
+
+class Engine:
+    """O que os dois motores têm em comum. Quem entra é com a porta; quem demora, com os prazos."""
+
+    def __init__(self, listeners, service, args):
+        self.service = service
+        self.args = args
+        self.clients = set()
+        self.door = Door(self, listeners)
+        self.deadlines = Deadlines(self)
+        self.stopping = False
+        # Erros de programação vistos até agora; cada um acabou com um cliente.
+        self.faults = 0
+        # Diz uma linha em stderr; serve() põe aqui o que não espera por ninguém.
+        self.note = functools.partial(print, file=sys.stderr)
+        self.chunk = SHARED_CHUNK if service.shared else CHUNK
+        # Um byte escrito em wake_w tira o motor da sua espera.
+        self.wake_r, self.wake_w = socket.socketpair()
+        self.wake_r.setblocking(False)
+        self.wake_w.setblocking(False)
+        if args.verbose:
+            service.on_data = functools.partial(self.trace_data, service.on_data)
+
+    def trace(self, text):
+        if self.args.verbose:
+            self.note(text)
+
+    def trace_data(self, on_data, client, data):
+        text = escape(bytes(data[:60]).decode("utf-8", "replace"))
+        self.trace(f"<- {client.name} {len(data)} B {text}")
+        on_data(client, data)
+
+    def guarded(self, client, call, *args):
+        """Chama o serviço: um erro ali acaba com este cliente, e não com o servidor."""
+        try:
+            call(client, *args)
+        except OSError:
+            # Caiu.
+            client.cut()
+        except Exception:
+            self.confess(client)
+
+    # Quem vai dizer a um cliente que passou do prazo; ver ThreadEngine.expire.
+    expire = guarded
+
+    def confess(self, client):
+        """Um erro de programação: diz qual, e desliga o cliente em cujo trabalho apareceu."""
+        self.faults += 1
+        for line in traceback.format_exc().splitlines():
+            self.note(escape(line))
+        self.note(f"erro nosso (o {self.faults}º) ao atender {client.name}: só ele foi desligado")
+        client.cut()
+
+    def stop(self, *_):
+        """Para o motor: é o tratador de SIGINT e SIGTERM, e se chama de qualquer thread."""
+        self.stopping = True
+        self.wake()
+
+    def wake(self):
+        with contextlib.suppress(OSError):
+            # Já há avisos demais, ou o motor já fechou: não é preciso outro.
+            self.wake_w.send(b"\0")
+
+    def hush(self):
+        with contextlib.suppress(BlockingIOError):
+            # Ninguém tocou.
+            self.wake_r.recv(FIRST_CHUNK)
+
+    def release(self, client, why):
+        """Fecha o descritor: abre-se um lugar."""
+        client.raw.close()
+        self.clients.discard(client)
+        self.trace(f"- {client.name} {why}")
+        if len(self.clients) >= self.door.places - 1:
+            self.wake()
+
+    def close(self):
+        self.door.close()
+        self.wake_r.close()
+        self.wake_w.close()
+
+
+class ThreadEngine(Engine):
+    """Uma thread por cliente, e esta, que abre a porta e confere os prazos."""
+
+    def run(self):
+        threading.stack_size(STACK_SIZE)
+        self.share_one_cpu()
+        if self.service.shared:
+            self.postman = Postman(self)
+            self.postman.start()
+        self.deadlines.start()
+        try:
+            while not self.stopping:
+                wait_ready([self.wake_r, *self.door.open_listeners()])
+                self.hush()
+                self.door.accept()
+                self.deadlines.sweep_if_due()
+        finally:
+            self.part_with_all()
+
+    def share_one_cpu(self):
+        """O GIL só deixa andar uma thread de Python por vez.
+
+        Espalhadas por várias CPUs, passar a vez de uma a outra custa mais do que o trabalho
+        (medido: 0,35 de um servidor em C; assim, 0,8 a 1). O TLS cifra sem o GIL.
+        """
+        has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+        if self.args.tls or not has_gil or not hasattr(os, "sched_setaffinity"):
+            return
+        cpus = sorted(os.sched_getaffinity(0))
+        with contextlib.suppress(OSError, AttributeError):
+            # Um sandbox pode não deixar. SCHED_BATCH, do Linux: nem quem acorda toma a CPU de quem
+            # tem o GIL.
+            os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+    def part_with_all(self):
+        """No fim, todos são desligados, e cada serviço tem tempo de ouvir que o seu se foi."""
+        for client in list(self.clients):
+            client.cut()
+        deadline = time.monotonic() + STOP_GRACE_S
+        while self.clients and time.monotonic() < deadline:
+            time.sleep(STOP_GRACE_S / 100)
+
+    def adopt(self, sock, name):
+        """Um cliente novo: ganha a sua thread."""
+        # No macOS e no Windows ele herda, de quem escuta, o não esperar.
+        sock.setblocking(True)
+        if self.service.shared:
+            client = Member(sock, name, self.postman)
+        else:
+            client = Client(sock, name)
+        self.clients.add(client)
+        sys.setswitchinterval(max(0.005, SWITCH_S * len(self.clients)))
+        try:
+            # Thread.start() a esperaria nascer, e a fila não anda.
+            _thread.start_new_thread(self.converse, (client,))
+        except RuntimeError:
+            # O sistema não dá mais threads: este se perde, e os próximos esperam na fila.
+            self.door.places = max(1, len(self.clients) - 1)
+            why = f"desligado: não há threads para mais de {self.door.places} clientes"
+            self.release(client, why)
+
+    def expire(self, *args):
+        """A despedida de quem passou do prazo pode esperar por ele; a varredura, não."""
+        with contextlib.suppress(RuntimeError):
+            # Não há threads agora: fica para a próxima varredura.
+            threading.Thread(target=self.guarded, args=args, daemon=True).start()
+
+    def converse(self, client):
+        """A vida de um cliente, na sua thread."""
+        why = "saiu"
+        try:
+            if self.args.tls:
+                client.sock = TLSStream(client.raw, self.args.tls, server_side=True)
+            self.service.on_connect(client)
+            try:
+                self.read_all(client, client.sock.recv, self.service.on_data)
+            finally:
+                self.service.on_close(client)
+        except OSError as error:
+            why = f"caiu: {reason(error)}"
+        except Exception:
+            why = "desligado: erro nosso"
+            self.confess(client)
+        # O que ainda lhe devemos segue, e só então o socket fecha.
+        client.hang_up()
+        client.wait_delivery()
+        self.release(client, why)
+
+    def read_all(self, client, recv, on_data):
+        size = FIRST_CHUNK
+        while True:
+            data = recv(size)
+            if not data:
+                return
+            if len(data) == size < self.chunk:
+                size *= 2
+            client.seen = True
+            if not client.closing:
+                on_data(client, data)
+
+
+class Member(Client):
+    """Numa sala: send() só põe na caixa, e o carteiro leva. Quem não lê enche a caixa, e é cortado.
+
+    Quem põe o faz sob a trava do serviço; quem leva, sob a do membro. Cada conta tem um dono só.
+    """
+
+    __slots__ = ("postman", "box", "put", "sent", "called", "ended", "delivered", "lock",
+                 "carrier", "bell")
+
+    def __init__(self, sock, name, postman):
+        super().__init__(sock, name)
+        self.postman = postman
+        # O que falta levar; e a conta dos bytes postos e dos levados.
+        self.box = collections.deque()
+        self.put = 0
+        self.sent = 0
+        # O carteiro já foi chamado, e ainda não veio?
+        self.called = False
+        # Não virá mais nada; e o FIN já foi, ou não há mais a quem enviá-lo.
+        self.ended = False
+        self.delivered = threading.Event()
+        self.lock = threading.Lock()
+        # A thread de quem não toma na hora, e o que a acorda.
+        self.carrier = None
+        self.bell = None
+
+    def send(self, data):
+        if self.put - self.sent > GATHER_BYTES:
+            self.deliver()
+            if self.put - self.sent > OUTBOX_BYTES:
+                self.cut()
+                return
+        self.put += len(data)
+        self.box.append(data)
+        self.postman.call(self)
+
+    def finish(self):
+        self.ended = True
+        self.postman.call(self)
+
+    def wait_delivery(self):
+        """Acaba sempre: quando a caixa esvazia, ou no prazo da despedida."""
+        self.delivered.wait()
+
+    def deliver(self):
+        """Leva o que houver, sem esperar; quem não toma na hora ganha uma thread só dele."""
+        with self.lock:
+            if self.carrier:
+                self.bell.set()
+                return
+            data = self.empty_box()
+            try:
+                if data:
+                    data = data[self.send_now(data):]
+                if not data and self.ended and not self.box:
+                    super().finish()
+                    self.delivered.set()
+                elif data:
+                    self.start_carrier(data)
+            except OSError:
+                self.abandon()
+
+    def empty_box(self):
+        pieces = []
+        while self.box:
+            pieces.append(self.box.popleft())
+        return b"".join(pieces)
+
+    def send_now(self, data):
+        """Quantos bytes o kernel aceitou na hora. O TLS não sabe enviar sem esperar."""
+        if DONT_WAIT is None or self.sock is not self.raw:
+            return 0
+        try:
+            sent = self.raw.send(data, DONT_WAIT)
+        except BlockingIOError:
+            return 0
+        self.sent += sent
+        return sent
+
+    def start_carrier(self, data):
+        self.sent += len(data)
+        self.bell = threading.Event()
+        self.bell.set()
+        self.carrier = threading.Thread(target=self.carry, args=(data,), daemon=True)
+        try:
+            self.carrier.start()
+        except RuntimeError:
+            # Não há mais threads.
+            self.cut()
+            self.abandon()
+
+    def carry(self, data):
+        """A thread de quem não toma na hora: ela espera, e ninguém mais."""
+        try:
+            while True:
+                self.bell.wait()
+                self.bell.clear()
+                ended = self.ended
+                fresh = self.empty_box()
+                self.sent += len(fresh)
+                data += fresh
+                if data:
+                    self.sock.sendall(data)
+                    data = b""
+                if ended and not self.box:
+                    super().finish()
+                    break
+        except OSError:
+            self.abandon()
+        self.delivered.set()
+
+    def abandon(self):
+        """O que sobrou não espera na memória por quem se foi."""
+        self.box.clear()
+        self.delivered.set()
+
+
+class Postman(threading.Thread):
+    """Leva o que se disse numa sala: junta o que muitos disseram, e o entrega num send() só.
+
+    Enquanto ele anda, os outros falam: quanto mais gente fala, mais linhas leva de cada vez.
+
+        recv() de ana  --+                              +--> send() a ana
+        recv() de bia  --+-->  caixas  -->  carteiro  --+--> send() a bia
+        recv() de caio --+                              +--> caio não lê: uma thread o espera
+    """
+
+    def __init__(self, engine):
+        super().__init__(daemon=True)
+        self.engine = engine
+        # Os membros que têm o que receber, por ordem de chamada.
+        self.calls = collections.deque()
+        self.bell = threading.Event()
+
+    def call(self, member):
+        if not member.called:
+            member.called = True
+            self.calls.append(member)
+            if not self.bell.is_set():
+                self.bell.set()
+
+    def run(self):
+        while True:
+            self.bell.wait()
+            self.bell.clear()
+            while self.calls:
+                member = self.calls.popleft()
+                # Antes de esvaziar a caixa: o que entrar nela de agora em diante o chama de novo.
+                member.called = False
+                try:
+                    member.deliver()
+                except Exception:
+                    self.engine.confess(member)
+                    member.abandon()
+
+
+# ---------------------------------------------------------------------------------------------
+# 7. EpollEngine: uma thread para todos
+#
+# Mil threads que esperam custam memória, e o GIL as faz passar a vez uma a uma. O epoll(7) espera
+# por todos de uma vez: o kernel diz quem tem o que ler, ou onde escrever, e o resto nunca espera.
+# Quem pensasse aqui faria todos esperarem: por isso um serviço só responde, e o TLS fica com as
+# threads.
+
+# Avisos por epoll_wait(): com mil clientes ocupados, listas curtas não saem do cache (medido: 5 %).
+EVENTS = 64
+
+
+class EpollClient(Client):
+    """Nunca espera: o que não coube no kernel fica em `outbox` até o epoll dizer que cabe."""
+
+    __slots__ = ("poller", "outbox", "eof")
+
+    def __init__(self, sock, name, poller):
+        super().__init__(sock, name)
+        self.poller = poller
+        # bytes enquanto vazia: quase nunca é preciso outra coisa.
+        self.outbox = b""
+        # Ele não enviará mais nada.
+        self.eof = False
+
+    def send(self, data):
+        if not self.outbox:
+            try:
+                # Quase sempre cabe inteiro: não é preciso perguntar antes.
+                sent = self.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                # Caiu; o epoll nos dirá.
+                self.cut()
+                return
+            if sent == len(data):
+                return
+            self.outbox = bytearray()
+            data = data[sent:]
+            # Enquanto não aceitar o que pediu, não se lê mais dele.
+            self.poller.modify(self.sock, select.EPOLLOUT)
+        if len(self.outbox) > OUTBOX_BYTES:
+            self.cut()
+        else:
+            self.outbox += data
+
+    def post(self):
+        """Envia o que se juntou na volta: aqui, nada se junta."""
+
+    def finish(self):
+        # Com algo na caixa, o FIN espera: ver EpollEngine.flush.
+        if not self.outbox:
+            super().finish()
+
+
+class EpollMember(EpollClient):
+    """Numa sala: o que uma volta do epoll tem a dizer a um membro vai num send() só."""
+
+    __slots__ = ("gathered", "size", "waiting")
+
+    def __init__(self, sock, name, poller, waiting):
+        super().__init__(sock, name, poller)
+        self.gathered = []
+        # Bytes do que se juntou.
+        self.size = 0
+        # Os membros que têm o que receber no fim da volta.
+        self.waiting = waiting
+
+    def send(self, data):
+        if not self.gathered:
+            self.waiting.append(self)
+        self.gathered.append(data)
+        self.size += len(data)
+        if self.size > GATHER_BYTES:
+            self.post()
+
+    def post(self):
+        if self.gathered:
+            data = b"".join(self.gathered)
+            self.gathered.clear()
+            self.size = 0
+            super().send(data)
+
+    def finish(self):
+        self.post()
+        super().finish()
+
+
+class EpollEngine(Engine):
+    """Um laço: o kernel diz de quem se pode ler, e onde se pode escrever (sensível ao nível)."""
+
+    def run(self):
+        self.poller = select.epoll()
+        self.by_fd = {}
+        # Os que o fim da volta ainda tem de atender: ver EpollMember.
+        self.waiting = []
+        self.listening = False
+        # Este, e os que escutam, não são clientes.
+        self.by_fd[self.wake_r.fileno()] = None
+        self.poller.register(self.wake_r, select.EPOLLIN)
+        self.mind_the_door()
+        self.deadlines.start()
+        try:
+            self.loop()
+        finally:
+            for client in self.clients:
+                client.sock.close()
+            self.poller.close()
+
+    def loop(self):
+        """O caminho quente: cada evento de cada cliente passa aqui, e assim os nomes são locais."""
+        poll = self.poller.poll
+        by_fd = self.by_fd
+        on_data = self.service.on_data
+        writable = select.EPOLLOUT
+        waiting = self.waiting
+        # Um só para todos: o que se lê é entregue antes da leitura seguinte.
+        buffer = bytearray(self.chunk)
+        data = view = memoryview(buffer)
+        while not self.stopping:
+            others = False
+            # Sem prazo, que custa 0,2 µs por volta: quem acorda o laço é Deadlines.tick().
+            for fd, event in poll(None, EVENTS):
+                client = by_fd[fd]
+                if client is None:
+                    others = True
+                    continue
+                try:
+                    if event & writable:
+                        self.flush(client)
+                        continue
+                    size = client.sock.recv_into(buffer)
+                    if not size:
+                        self.see_off(client, "saiu")
+                        continue
+                    # Mensagens do mesmo tamanho em seguida usam a mesma fatia.
+                    if size != len(data):
+                        data = view[:size]
+                    client.seen = True
+                    if not client.closing:
+                        on_data(client, data)
+                except BlockingIOError:
+                    # Alarme falso.
+                    pass
+                except OSError as error:
+                    self.lose(client, error)
+                except Exception:
+                    self.confess(client)
+            if others:
+                # No fim da volta: um descritor fechado nela não pode já ser de outro.
+                self.greet()
+            if waiting:
+                self.post()
+
+    def post(self):
+        for member in self.waiting:
+            member.post()
+        self.waiting.clear()
+
+    def greet(self):
+        """Alguém bateu à porta, ou o relógio, ou um sinal."""
+        self.hush()
+        self.door.accept()
+        self.deadlines.sweep_if_due()
+        self.mind_the_door()
+
+    def mind_the_door(self):
+        """Sem lugar, nem se olha quem bate; e, dos que escutam, o epoll só fala se os conhece."""
+        if self.listening == self.door.has_room():
+            return
+        self.listening = not self.listening
+        for listener in self.door.listeners:
+            if self.listening:
+                self.by_fd[listener.fileno()] = None
+                self.poller.register(listener, select.EPOLLIN)
+            else:
+                self.poller.unregister(listener)
+
+    def adopt(self, sock, name):
+        """Um cliente novo: o epoll passa a vigiá-lo."""
+        sock.setblocking(False)
+        if self.service.shared:
+            client = EpollMember(sock, name, self.poller, self.waiting)
+        else:
+            client = EpollClient(sock, name, self.poller)
+        self.clients.add(client)
+        self.by_fd[sock.fileno()] = client
+        self.poller.register(sock, select.EPOLLIN)
+        self.guarded(client, self.service.on_connect)
+
+    def flush(self, client):
+        """Cabe mais: envia o que estava guardado e, quando acabar, volta a ler."""
+        del client.outbox[:client.sock.send(client.outbox)]
+        client.seen = True
+        if client.outbox:
+            return
+        client.outbox = b""
+        self.poller.modify(client.sock, select.EPOLLIN)
+        if client.closing:
+            client.finish()
+
+    def lose(self, client, error):
+        """Caiu: o que lhe devíamos já não chega."""
+        client.outbox = b""
+        self.see_off(client, f"caiu: {reason(error)}")
+
+    def see_off(self, client, why):
+        """Ele não enviará mais nada. O que lhe devemos ainda segue, e então se fecha."""
+        if not client.eof:
+            client.eof = True
+            self.guarded(client, self.service.on_close)
+        client.post()
+        if not client.outbox:
+            self.poller.unregister(client.sock)
+            del self.by_fd[client.sock.fileno()]
+            self.release(client, why)
+
+
+# ---------------------------------------------------------------------------------------------
+# 8. Deadlines: quem não se mexe não guarda o lugar
+#
+# No servidor ingênuo um cliente mudo ocupa para sempre quem o espera. Aqui cada espera tem prazo.
+# Vive quem move bytes, num sentido ou no outro: quem só lê, devagar, não está parado. E, numa sala,
+# quem caiu sem se despedir (Wi-Fi que sumiu, cabo fora) é procurado pelo kernel: keepalive (RFC
+# 9293, 3.8.4).
+
+# De quanto em quanto tempo os prazos são conferidos, em segundos.
+TICK_S = 1.0
+# Numa sala: segundos de silêncio até o kernel perguntar "está aí?", entre perguntas, e quantas.
+KEEPALIVE_S = 30
+KEEPALIVE_PAUSE_S = 10
+KEEPALIVE_PROBES = 3
+# E quantos segundos o que dissemos espera por uma confirmação.
+UNCONFIRMED_S = 120
+# Onde está tcpi_bytes_acked em struct tcp_info (linux/tcp.h): são 8 bytes, do 120 em diante.
+TCP_INFO_SIZE = 128
+BYTES_ACKED = struct.Struct("120xQ")
+
+
+def bytes_taken(sock) -> int:
+    """Quantos bytes o outro lado já confirmou, pelo kernel do Linux; nos outros, 0."""
+    if sys.platform != "linux":
+        return 0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+    except OSError:
+        # Outra thread acaba de fechá-lo.
+        return 0
+    if len(info) < TCP_INFO_SIZE:
+        return 0
+    return BYTES_ACKED.unpack(info)[0]
+
+
+def look_for_ghosts(sock):
+    """Liga o keepalive: quem some sem FIN deixa a sala, e o apelido, em um ou dois minutos."""
+    options = {
+        "TCP_KEEPIDLE": KEEPALIVE_S,
+        "TCP_KEEPINTVL": KEEPALIVE_PAUSE_S,
+        "TCP_KEEPCNT": KEEPALIVE_PROBES,
+        "TCP_USER_TIMEOUT": UNCONFIRMED_S * 1000,
+    }
+    with contextlib.suppress(OSError):
+        # O macOS recusa, se ele já se foi.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in options.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+class Deadlines:
+    """Confere os prazos dos clientes de um motor, uma vez por TICK_S."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        # Segundos que alguém pode passar parado; 0: para sempre.
+        self.idle_s = engine.args.ocioso
+        self.due = False
+
+    def start(self):
+        threading.Thread(target=self.tick, daemon=True).start()
+
+    def tick(self):
+        """Numa thread que quase só dorme: pede a varredura."""
+        while not self.engine.stopping:
+            time.sleep(TICK_S)
+            self.due = True
+            self.engine.wake()
+
+    def sweep_if_due(self):
+        if self.due:
+            self.due = False
+            self.sweep()
+
+    def sweep(self):
+        """A cada mensagem só se levanta a bandeira `seen`: ler o relógio custa mais."""
+        now = time.monotonic()
+        self.engine.door.exhausted = False
+        for client in list(self.engine.clients):
+            if self.has_moved(client):
+                client.quiet_since = now
+                if client.closing and client.deadline:
+                    client.deadline = min(now + LINGER_S, client.last_deadline)
+            # Lido uma vez só: outra thread pode mudá-lo.
+            deadline = client.deadline
+            if deadline and now > deadline:
+                self.expire(client, "demorou demais")
+            elif self.idle_s and now - client.quiet_since > self.idle_s:
+                self.expire(client, "silêncio demais")
+
+    def has_moved(self, client):
+        """Enviou, ou tomou, algum byte desde a última varredura?"""
+        moved = client.seen
+        client.seen = False
+        if self.idle_s or client.closing:
+            taken = bytes_taken(client.raw)
+            if taken != client.taken:
+                client.taken = taken
+                moved = True
+        return moved
+
+    def expire(self, client, why):
+        self.engine.trace(f"! {client.name} passou do prazo")
+        if client.closing or client.session is None:
+            client.cut()
+        else:
+            self.engine.expire(client, self.engine.service.on_timeout, why)
+
+
+# ---------------------------------------------------------------------------------------------
+# 9. Door: quem não cabe espera na fila
+#
+# Cada cliente custa um descritor, e eles acabam (ulimit -n): o servidor ingênuo morre num EMFILE.
+# Aqui, sem lugar, ninguém chama accept(): quem chega espera na fila do kernel, sem recusa e sem
+# gastar CPU, e entra quando um sai. accept(2) diz que erros passam e quais ficam.
+
+# Conexões prontas que esperam o accept(); o kernel corta no seu próprio limite (somaxconn).
+BACKLOG = 4096
+# Descritores que não são de clientes: terminal, escuta, epoll, certificados.
+FD_RESERVE = 16
+# O socket que escuta já não escuta (`ss -K`, por exemplo): não há mais a quem atender.
+DEAF = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
+
+
+class Door:
+    """Aceita quem bate, enquanto houver lugar."""
+
+    def __init__(self, engine, listeners):
+        self.engine = engine
+        self.listeners = listeners
+        for listener in listeners:
+            listener.setblocking(False)
+        # Clientes que cabem ao mesmo tempo.
+        self.places = engine.args.max_clientes
+        # Faltaram descritores, ou memória: até a próxima varredura, insistir é girar à toa.
+        self.exhausted = False
+
+    def has_room(self):
+        return len(self.engine.clients) < self.places and not self.exhausted
+
+    def open_listeners(self):
+        """Os que vale a pena vigiar agora."""
+        if self.has_room():
+            return self.listeners
+        return []
+
+    def accept(self):
+        """Aceita quem está na fila."""
+        for listener in self.listeners:
+            while self.has_room() and not self.engine.stopping:
+                try:
+                    sock, address = listener.accept()
+                except BlockingIOError:
+                    # A fila acabou.
+                    break
+                except ConnectionError:
+                    # Este desistiu na fila: vem o próximo.
+                    continue
+                except OSError as error:
+                    if error.errno in DEAF:
+                        raise Failure(f"o socket que escuta se foi ({reason(error)})")
+                    self.exhausted = True
+                    continue
+                self.let_in(sock, address)
+
+    def let_in(self, sock, address):
+        engine = self.engine
+        # O macOS perde o endereço de quem já se foi.
+        name = "{} porta {}".format(*address) if address else "quem já se foi"
+        if not address or not is_allowed(address[0], engine.args.permitir):
+            engine.trace(f"! {name} recusado: fora das redes de --permitir")
+            sock.close()
+            return
+        engine.trace(f"+ {name} conectou ({len(engine.clients) + 1})")
+        if engine.service.shared:
+            look_for_ghosts(sock)
+            with contextlib.suppress(OSError):
+                # Sem isto o kernel guardaria mais alguns MiB para cada um que não lê.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, OUTBOX_BYTES)
+        engine.adopt(sock, name)
+
+    def close(self):
+        for listener in self.listeners:
+            listener.close()
+
+
+def is_allowed(host, networks):
+    """O endereço pertence a uma das redes (nenhuma: todas)?"""
+    if not networks:
+        return True
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    # Um IPv4 chega a um socket IPv6 como ::ffff:1.2.3.4.
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return any(ip in network for network in networks)
+
+
+def raise_fd_limit():
+    """Sobe o limite de descritores até onde deixam, e devolve quantos clientes cabem nele."""
+    try:
+        # Só no Unix.
+        import resource
+    except ImportError:
+        return BACKLOG
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        # O macOS anuncia um limite que não deixa pedir.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return max(1, soft - FD_RESERVE)
+
+
+# ---------------------------------------------------------------------------------------------
+# 10. Irc: outro dialeto da mesma sala
+#
+# Um programa de IRC (irssi, WeeChat, um robô) quer números no lugar de frases, e só aparece na tela
+# de alguém depois de apresentado: NICK, USER e, se pediu as capacidades (CAP LS), CAP END. A sala é
+# a mesma: aqui os eventos viram linhas da RFC 2812, e as linhas, pedidos à sala. Há um canal só,
+# e nele se entra sem pedir.
+
+# Uma linha de IRC, com CR LF, tem no máximo tantos bytes (RFC 2812, 2.3).
+IRC_LINE = 512
+CHANNEL = "#sala"
+TOPIC = "a mesma sala de nc, telnet e ./cliente.py; quem está nela: /names"
+# Os limites, como o 005 os diz.
+IRC_LIMITS = (f"CHANTYPES=# CHANLIMIT=#:1 CHANNELLEN={len(CHANNEL)} PREFIX= NICKLEN={NICK_LIMIT} "
+              "CASEMAPPING=ascii MAXTARGETS=1 NETWORK=sala")
+# O que se pode pedir antes de se apresentar; o resto é 451.
+BEFORE_ENTERING = ("CAP", "NICK", "USER", "PASS", "PING", "PONG", "QUIT")
+# Quantas palavras pede cada comando; menos do que isso é 461.
+IRC_WORDS = {
+    "USER": 4,
+    "JOIN": 1,
+    "PART": 1,
+    "MODE": 1,
+    "WHOIS": 1,
+    "TOPIC": 1,
+}
+IRC_VERBS = {
+    "said": "PRIVMSG",
+    "acted": "PRIVMSG",
+    "noticed": "NOTICE",
+}
+# As respostas numeradas (RFC 2812, 5): o número é para o programa, a frase para quem o usa.
+IRC_REPLIES = {
+    1: "esta é a sala, e o seu programa a mostra como um canal",
+    2: "quem a serve é servidor.py",
+    3: "ela não guarda o que se diz",
+    315: "é o fim da lista",
+    318: "é só o que se sabe",
+    321: "gente",
+    323: "é só este",
+    332: TOPIC,
+    366: "é o fim da lista",
+    368: "ninguém está banido",
+    401: "não está na sala",
+    403: f"aqui só há {CHANNEL}",
+    404: f"você saiu da sala; para voltar, JOIN {CHANNEL}",
+    409: "falta o que devolver",
+    410: "não conheço este CAP",
+    411: "falta dizer a quem",
+    412: "falta o texto",
+    421: "não conheço este comando",
+    422: "não há mensagem do dia",
+    431: "falta o apelido",
+    442: "você não está nele",
+    451: "apresente-se antes: NICK e USER",
+    461: "faltam palavras",
+    462: "você já se apresentou",
+    482: "aqui não há operadores",
+    502: "os modos de cada um são dele",
+}
+
+
+def parse_irc(line: str) -> tuple:
+    """`PRIVMSG #sala :oi, tudo bem` -> ("PRIVMSG", ["#sala", "oi, tudo bem"]) (RFC 2812, 2.3.1)."""
+    if line.startswith(":"):
+        # Quem fala é quem está do outro lado, diga o que disser.
+        line = line.partition(" ")[2]
+    head, colon, last = line.partition(" :")
+    command, *params = head.split() or [""]
+    if colon:
+        params.append(last)
+    return command.upper(), params
+
+
+def cut_text(text: str, size: int) -> list:
+    """Pedaços de até `size` bytes em UTF-8, sem partir um caractere."""
+    pieces = []
+    data = text.encode()
+    while len(data) > size:
+        end = size
+        # 10xxxxxx é o meio de um caractere (RFC 3629, 3).
+        while data[end] & 0xC0 == 0x80:
+            end -= 1
+        pieces.append(data[:end])
+        data = data[end:]
+    return [*pieces, data]
+
+
+def irc_line(text: str) -> bytes:
+    """Uma linha, cortada no limite."""
+    return cut_text(text, IRC_LINE - 2)[0] + b"\r\n"
+
+
+def irc_speech(prefix: str, text: str, suffix: str = "") -> bytes:
+    """Uma fala em quantas linhas for preciso."""
+    room = IRC_LINE - 2 - len((prefix + suffix).encode())
+    lines = []
+    for piece in cut_text(text, room):
+        lines.append(prefix.encode() + piece + suffix.encode() + b"\r\n")
+    return b"".join(lines)
+
+
+class Introduction:
+    """Em que pé está a apresentação de um programa de IRC."""
+
+    __slots__ = ("nick", "user", "negotiating", "done")
+
+    def __init__(self):
+        self.nick = ""
+        self.user = ""
+        # Pediu as capacidades, e ainda não disse CAP END.
+        self.negotiating = False
+        self.done = False
+
+
+class Irc:
+    """O dialeto de quem usa um programa de IRC (RFC 2812). A apresentação, com o irssi:
+
+        CAP LS 302           ---->
+                             <----  :sala CAP * LS :              não temos nenhuma
+        CAP END              ---->
+        NICK ana             ---->
+        USER ana 0 * :Ana    ---->
+                             <----  :sala 001 ana :...            e 002 a 005, e 422
+                             <----  :ana!ana@sala JOIN #sala      entrou, sem pedir
+                             <----  :sala 353 ana = #sala :...    quem está; 366 é o fim
+        PRIVMSG #sala :oi    ---->                                no nc: <ana> oi
+
+    Cada do_COMANDO recebe o cliente e as palavras que vieram depois do comando.
+    """
+
+    def __init__(self, chat):
+        self.chat = chat
+        self.room = chat.room
+
+    # Eventos viram linhas.
+
+    def write(self, event):
+        """O evento em bytes, os mesmos para todos os que falam IRC."""
+        nick = event.nick
+        source = f":{nick}!{nick}@sala"
+        if event.kind == "welcome":
+            return irc_line(f"{source} JOIN {CHANNEL}") + self.describe_channel(nick)
+        if event.kind == "entered":
+            return irc_line(f"{source} JOIN {CHANNEL}")
+        if event.kind == "left":
+            return irc_line(f"{source} QUIT :saiu")
+        if event.kind in ("named", "renamed"):
+            return irc_line(f"{source} NICK :{event.text}")
+        prefix = f"{source} {IRC_VERBS[event.kind]} {event.to or CHANNEL} :"
+        if event.kind == "acted":
+            return irc_speech(f"{prefix}\x01ACTION ", escape(event.text), "\x01")
+        return irc_speech(prefix, escape(event.text))
+
+    def farewell(self, why):
+        """As últimas palavras: ERROR, e quem ouve fecha (RFC 2812, 3.7.4)."""
+        return irc_line(f"ERROR :{why}")
+
+    def describe_channel(self, nick):
+        """O que se vê ao entrar: o assunto, e quem já está."""
+        return irc_line(f":sala 332 {nick} {CHANNEL} :{TOPIC}") + self.list_names(nick)
+
+    def list_names(self, nick):
+        """353, em quantas linhas couber, e 366."""
+        prefix = f":sala 353 {nick} = {CHANNEL} :"
+        room = IRC_LINE - 2 - len(prefix.encode())
+        lines = []
+        row = ""
+        for name in self.room.who():
+            longer = f"{row} {name}".strip()
+            if len(longer.encode()) > room:
+                lines.append(irc_line(prefix + row))
+                longer = name
+            row = longer
+        lines.append(irc_line(prefix + row))
+        lines.append(irc_line(f":sala 366 {nick} {CHANNEL} :é o fim da lista"))
+        return b"".join(lines)
+
+    # Linhas viram pedidos.
+
+    def greet(self, client):
+        """Percebeu-se que ele fala IRC: o visitante sai, e volta com o seu apelido."""
+        client.session.dialect = self
+        client.session.irc = Introduction()
+        self.chat.spread(self.room.leave(client))
+
+    def nick_of(self, client):
+        """Como chamá-lo numa resposta: quem ainda não tem nome é "*"."""
+        return self.room.nicks.get(client) or client.session.irc.nick or "*"
+
+    def tell(self, client, number, text):
+        """Uma resposta só a ele."""
+        client.send(irc_line(f":sala {number} {self.nick_of(client)} {text}"))
+
+    def reply(self, client, number, *words, text=None):
+        """Uma resposta numerada; o que se repete do pedido vai escapado.
+
+        text: a frase, quando não é a de sempre.
+        """
+        repeated = ""
+        for word in words:
+            # Um espaço no meio dela faria duas.
+            repeated += escape(word.replace(" ", "_") or "*") + " "
+        if text is None:
+            text = IRC_REPLIES[number]
+        self.tell(client, f"{number:03}", f"{repeated}:{text}")
+
+    def hear(self, client, line):
+        """Uma linha que ele enviou: acha o do_COMANDO, ou diz por que não."""
+        command, params = parse_irc(line)
+        if not command:
+            return
+        handler = getattr(self, f"do_{command.lower()}", None)
+        if not client.session.irc.done and command not in BEFORE_ENTERING:
+            self.reply(client, 451)
+        elif handler is None:
+            self.reply(client, 421, command)
+        elif len(params) < IRC_WORDS.get(command, 0):
+            self.reply(client, 461, command)
+        else:
+            handler(client, params)
+
+    def do_cap(self, client, params):
+        """As capacidades do IRCv3: a sala não tem nenhuma, e o diz, ou o irssi espera sem fim."""
+        state = client.session.irc
+        verb = "".join(params[:1]).upper()
+        if verb in ("LS", "REQ"):
+            # Negociando, 001 espera o CAP END.
+            state.negotiating = True
+        if verb in ("LS", "LIST"):
+            self.tell(client, "CAP", f"{verb} :")
+        elif verb == "REQ":
+            refused = escape(" ".join(params[1:]))
+            self.tell(client, "CAP", f"NAK :{refused}")
+        elif verb == "END":
+            state.negotiating = False
+            self.introduce(client)
+        else:
+            self.reply(client, 410, verb)
+
+    def do_nick(self, client, params):
+        """Escolhe o apelido, antes de entrar ou depois."""
+        state = client.session.irc
+        wanted = "".join(params[:1])
+        fault = nick_fault(wanted)
+        if not wanted:
+            self.reply(client, 431)
+        elif fault:
+            self.reply(client, 432, wanted, text=fault)
+        elif client in self.room.nicks:
+            self.take_nick(client, wanted, self.room.rename)
+            state.nick = self.room.nicks[client]
+        elif self.take_nick(client, wanted, self.room.check):
+            if state.done:
+                client.send(irc_line(f":{state.nick}!{state.nick}@sala NICK :{wanted}"))
+            state.nick = wanted
+            self.introduce(client)
+
+    def take_nick(self, client, wanted, request):
+        """Pede o apelido à sala: 433 se é de outro. Deu certo?"""
+        try:
+            self.chat.spread(request(client, wanted) or [])
+        except ProtocolError as error:
+            self.reply(client, 433, wanted, text=str(error))
+            return False
+        return True
+
+    def do_user(self, client, params):
+        """A outra metade da apresentação; o nome de verdade não interessa à sala."""
+        state = client.session.irc
+        if state.done:
+            self.reply(client, 462)
+            return
+        state.user = params[0]
+        self.introduce(client)
+
+    def do_pass(self, client, params):
+        """A sala não tem senha: qualquer uma serve."""
+
+    def introduce(self, client):
+        """Apresentado, entra na sala; se lhe tomaram o apelido nesse meio-tempo, que diga outro."""
+        state = client.session.irc
+        if state.done or state.negotiating or not state.nick or not state.user:
+            return
+        try:
+            told = self.room.enter(client, state.nick)
+        except ProtocolError as error:
+            self.reply(client, 433, state.nick, text=str(error))
+            state.nick = ""
+            return
+        state.done = True
+        for number in (1, 2, 3):
+            self.reply(client, number)
+        self.tell(client, "004", f"sala servidor.py-{VERSION} o n")
+        self.tell(client, "005", f"{IRC_LIMITS} :são os limites daqui")
+        self.reply(client, 422)
+        self.chat.spread(told)
+
+    def do_motd(self, client, params):
+        """Sem ela o pydle não se dá por apresentado: responde-se que não há."""
+        self.reply(client, 422)
+
+    def do_ping(self, client, params):
+        """O programa pergunta se ainda estamos aqui: devolve-se o que veio, igual."""
+        if params:
+            client.send(irc_line(f":sala PONG sala :{escape(params[-1])}"))
+        else:
+            self.reply(client, 409)
+
+    def do_pong(self, client, params):
+        """A sala não pergunta nada: quem caiu, o kernel descobre (parte 8)."""
+
+    def is_channel(self, client, name):
+        """É o nosso canal? 403 se não."""
+        if name.lower() == CHANNEL:
+            return True
+        self.reply(client, 403, name)
+        return False
+
+    def do_join(self, client, params):
+        """Quem já está não precisa de resposta; quem saiu com PART volta."""
+        if params[0] == "0":
+            self.do_part(client, [CHANNEL])
+            return
+        for name in params[0].split(","):
+            if self.is_channel(client, name) and client not in self.room.nicks:
+                self.take_nick(client, client.session.irc.nick, self.room.enter)
+
+    def do_part(self, client, params):
+        """Sai da sala, mas não do servidor: não ouve mais nada até um JOIN."""
+        for name in params[0].split(","):
+            if not self.is_channel(client, name):
+                continue
+            nick = self.nick_of(client)
+            if client not in self.room.nicks:
+                self.reply(client, 442, CHANNEL)
+                continue
+            self.chat.spread(self.room.leave(client))
+            client.send(irc_line(f":{nick}!{nick}@sala PART {CHANNEL}"))
+
+    def do_privmsg(self, client, params):
+        self.speak(client, params, "said", self.reply)
+
+    def do_notice(self, client, params):
+        # A um aviso não se responde, nem com um erro: dois robôs não parariam (RFC 2812, 3.3.2).
+        self.speak(client, params, "noticed", lambda *_: None)
+
+    def speak(self, client, params, kind, refuse):
+        """Fala a todos ou a um só; /me chega como uma fala entre dois \\x01 (CTCP ACTION)."""
+        to = "".join(params[:1])
+        text = "".join(params[1:2])
+        if kind == "said" and text.startswith("\x01ACTION "):
+            kind = "acted"
+            text = text[len("\x01ACTION "):].rstrip("\x01")
+        if not to:
+            refuse(client, 411)
+        elif not text:
+            refuse(client, 412)
+        elif client not in self.room.nicks:
+            refuse(client, 404, to)
+        elif to.lower() == CHANNEL:
+            self.chat.spread(self.room.say(client, text, kind))
+        elif nick_key(to) in self.room.members:
+            self.chat.spread(self.room.whisper(client, to, text, kind))
+        elif to.startswith("#"):
+            refuse(client, 403, to)
+        else:
+            refuse(client, 401, to)
+
+    def do_names(self, client, params):
+        nick = self.nick_of(client)
+        if not params or params[0].lower() == CHANNEL:
+            client.send(self.list_names(nick))
+        else:
+            self.reply(client, 366, params[0])
+
+    def do_who(self, client, params):
+        """Quem está, um por linha; ou um só."""
+        mask = "".join(params[:1]) or CHANNEL
+        everyone = mask.lower() in (CHANNEL, "*")
+        for name in self.room.who():
+            if everyone or nick_key(mask) == nick_key(name):
+                self.tell(client, "352", f"{CHANNEL} {name} sala sala {name} H :0 {name}")
+        self.reply(client, 315, mask)
+
+    def do_whois(self, client, params):
+        """Tudo o que a sala sabe de alguém, que é pouco. 318 vem sempre: o pydle espera por ele."""
+        wanted = params[-1]
+        member = self.room.members.get(nick_key(wanted))
+        if member is None:
+            self.reply(client, 401, wanted)
+        else:
+            name = self.room.nicks[member]
+            self.tell(client, "311", f"{name} {name} sala * :{name}")
+            self.tell(client, "319", f"{name} :{CHANNEL}")
+            self.tell(client, "312", f"{name} sala :servidor.py")
+        self.reply(client, 318, wanted)
+
+    def do_mode(self, client, params):
+        """Os modos do canal, ou os de quem pergunta: ninguém os muda."""
+        target = params[0]
+        changes = "".join(params[1:2]).lstrip("+-")
+        if nick_key(target) == nick_key(self.nick_of(client)):
+            self.tell(client, "221", "+")
+        elif nick_key(target) in self.room.members:
+            self.reply(client, 502)
+        elif not self.is_channel(client, target):
+            return
+        elif not changes:
+            self.tell(client, "324", f"{CHANNEL} +n")
+        elif changes == "b":
+            self.reply(client, 368, CHANNEL)
+        else:
+            self.reply(client, 482, CHANNEL)
+
+    def do_topic(self, client, params):
+        """O assunto do canal, que é sempre o mesmo."""
+        if not self.is_channel(client, params[0]):
+            return
+        if len(params) > 1:
+            self.reply(client, 482, CHANNEL)
+        else:
+            self.reply(client, 332, CHANNEL)
+
+    def do_list(self, client, params):
+        """Os canais do servidor."""
+        self.reply(client, 321, "Canal")
+        self.tell(client, "322", f"{CHANNEL} {len(self.room.nicks)} :{TOPIC}")
+        self.reply(client, 323)
+
+    def do_quit(self, client, params):
+        """Despede-se na hora: o irssi esperaria o prazo dele."""
+        self.chat.leave(client, "até logo")
+
+
+# ---------------------------------------------------------------------------------------------
+# 11. TLSStream: quem está no caminho não lê nem muda
+#
+# Sem cifra, cada máquina do caminho lê tudo e pode responder no lugar do servidor. Com
+# --certificado, cada cliente confere com quem fala, e os bytes seguem cifrados (TLS, RFC 8446).
+
+# Segundos para o aperto de mão: um cliente TLS mudo não pode guardar um lugar.
+HANDSHAKE_TIMEOUT_S = 5
+
+
+# --- bloco comum: tls ---
+# Falta, para a operação acabar, o que ainda está na rede.
+NEEDS_BYTES = object()
+
+
+class TLSStream:
+    """Uma conexão TLS com recv(), sendall() e shutdown(), para duas threads: uma lê, outra escreve.
+
+    O OpenSSL quer uma thread por vez em cada sessão. Por isso ele não toca no socket: cifra e
+    decifra em memória, sob uma trava, e toda espera pela rede é fora dela.
+    """
+
+    def __init__(self, sock, context, **options):
+        self.raw = sock
+        # O que veio da rede, e o que vai para ela.
+        self.incoming = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)
+        # Uma thread por vez na sessão; e, para enviar, uma por vez do cifrar ao send().
+        self.lock = threading.Lock()
+        self.writing = threading.Lock()
+        # Decifrado antes da hora por shutdown(), à espera de um recv().
+        self.early = []
+        deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
+        while self.attempt(self.tls.do_handshake) is NEEDS_BYTES:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            self.feed()
+        sock.settimeout(None)
+
+    def attempt(self, operation, *args):
+        """Roda a operação em memória e envia o que ela produziu; NEEDS_BYTES se falta o que ler."""
+        try:
+            with self.lock:
+                try:
+                    return operation(*args)
+                except ssl.SSLWantReadError:
+                    return NEEDS_BYTES
+                finally:
+                    produced = self.outgoing.pending
+        finally:
+            # Mesmo num erro: é o alerta que diz ao outro lado por que não deu certo.
+            if produced:
+                self.sendall(b"")
+
+    def feed(self):
+        data = self.raw.recv(CHUNK)
+        with self.lock:
+            if data:
+                self.incoming.write(data)
+            else:
+                self.incoming.write_eof()
+
+    def decrypt(self, size):
+        try:
+            return self.tls.read(size)
+        except ssl.SSLZeroReturnError:
+            # Despediu-se (close_notify). Um fim sem despedida é SSLEOFError: pode ter sido cortado.
+            return b""
+
+    def next_piece(self, size):
+        if self.early:
+            return self.early.pop(0)
+        return self.decrypt(size)
+
+    def recv(self, size):
+        """Como socket.recv(): b"" é o fim; SSLEOFError, um fim sem close_notify (RFC 8446, 6.1)."""
+        while True:
+            data = self.attempt(self.next_piece, size)
+            if data is not NEEDS_BYTES:
+                return data
+            self.feed()
+
+    def sendall(self, data):
+        # O que se cifra primeiro tem de sair primeiro.
+        with self.writing:
+            with self.lock:
+                if data:
+                    self.tls.write(data)
+                data = self.outgoing.read()
+            self.raw.sendall(data)
+
+    def shutdown(self, how):
+        """Envia o close_notify, que no TLS diz "não enviarei mais nada"; ler, ainda se pode."""
+        # Sob uma trava só: o que a outra thread trouxesse entre os dois passos se perderia.
+        with self.lock:
+            with contextlib.suppress(ssl.SSLError):
+                # Antes, põe a salvo o que já chegou: unwrap() jogaria fora.
+                while not self.early or self.early[-1]:
+                    self.early.append(self.decrypt(CHUNK))
+            with contextlib.suppress(ssl.SSLError):
+                # WANT_READ: o dele ainda não veio, mas o nosso já vai.
+                self.tls.unwrap()
+        self.sendall(b"")
+# --- fim do bloco comum: tls ---
+
+
+# ---------------------------------------------------------------------------------------------
+# Em volta: a voz do servidor, os arquivos do TLS, a escuta
+
+# --- bloco comum: voz ---
+# Texto à espera de um terminal parado (Ctrl+S), em bytes; as linhas que passam disso se perdem, mas
+# são contadas.
+VOICE_BYTES = 1 << 20
+# Segundos que o fim do programa espera pelas últimas linhas, se ninguém as lê.
+VOICE_PARTING_S = 0.25
+
+
+class Pen(threading.Thread):
+    """Escreve numa saída: só esta thread espera por quem não lê; quem põe a linha na fila segue."""
+
+    def __init__(self, stream, on_end):
+        super().__init__(daemon=True)
+        self.stream = stream
+        # Chamada quando não há mais quem leia (`| head -1`).
+        self.on_end = on_end
+        self.ready = threading.Condition()
+        self.box = bytearray()
+        # Linhas que não couberam, ou que um disco cheio recusou.
+        self.lost = 0
+        self.ended = False
+        self.broken = False
+
+    def put(self, text):
+        data = (text + "\n").encode(self.stream.encoding, "replace")
+        with self.ready:
+            if len(self.box) + len(data) > VOICE_BYTES:
+                self.lost += 1
+                return
+            self.box += data
+            self.ready.notify()
+
+    def end(self):
+        with self.ready:
+            self.ended = True
+            self.ready.notify()
+
+    def run(self):
+        while True:
+            with self.ready:
+                self.ready.wait_for(lambda: self.box or self.ended)
+                data, self.box = self.box, bytearray()
+                if self.lost and not self.broken:
+                    data += b"(linhas perdidas, sem quem as lesse: %d)\n" % self.lost
+                    self.lost = 0
+            if not data:
+                return
+            self.write(data)
+
+    def write(self, data):
+        try:
+            if not self.broken:
+                # Direto no descritor: parada no buffer do print(), esta thread prenderia o fim do
+                # programa.
+                write_all(self.stream.fileno(), data)
+        except OSError as error:
+            self.lost += data.count(b"\n")
+            # Disco cheio, terminal que se foi: perdem-se as linhas, e não o servidor. Só um cano
+            # fechado é o fim dele (no Windows, EINVAL).
+            if error.errno in (errno.EPIPE, errno.EINVAL):
+                self.broken = True
+                self.on_end()
+
+
+class Voice:
+    """O que um servidor diz a quem o opera, sem esperar: say() em stdout, note() em stderr."""
+
+    def __init__(self, on_end):
+        self.screen = Pen(sys.stdout, on_end)
+        self.notes = Pen(sys.stderr, lambda: None)
+        self.say = self.screen.put
+        self.note = self.notes.put
+        self.screen.start()
+        self.notes.start()
+
+    @property
+    def broken(self):
+        """Ninguém mais lê a saída?"""
+        return self.screen.broken
+
+    def close(self):
+        """As últimas linhas, se alguém as lê."""
+        for pen in (self.screen, self.notes):
+            pen.end()
+            pen.join(VOICE_PARTING_S)
+# --- fim do bloco comum: voz ---
+
+
+# --- bloco comum: contexto ---
+def tls_context(server, certificate=None, key=None, ca=None, verify=True):
+    """Contexto de TLS 1.2 ou mais novo, ou Failure. server: é o de quem atende?
+
+    ca: arquivo de em quem se confia. Num servidor, exige dos clientes um certificado; num cliente,
+    vale no lugar das autoridades do sistema. verify=False: cifra, mas não confere com quem fala.
+    """
+    def no_prompt():
+        raise Failure(f"a chave de {key or certificate} tem senha. Uma cópia sem ela: "
+                      f"openssl pkey -in {shlex.quote(key or certificate)} -out chave-aberta.pem")
+
+    for path in filter(None, (certificate, key, ca)):
+        with open(path, "rb"):
+            # Só para que o erro diga qual dos arquivos não se deixa ler.
+            pass
+    try:
+        purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
+        context = ssl.create_default_context(purpose, cafile=ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if certificate:
+            context.load_cert_chain(certificate, key, no_prompt)
+    except ssl.SSLError as error:
+        raise Failure(explain_pem(error, certificate, key, ca)) from None
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif server and ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def explain_pem(error, certificate, key, ca):
+    """O que há de errado com os arquivos, que o OpenSSL diz em código."""
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return f"a chave de {key or certificate} não é a do certificado {certificate}"
+    if certificate and not key and b"PRIVATE KEY" not in open_bytes(certificate):
+        return f"{certificate} não traz a chave privada: diga onde ela está, com --chave ARQUIVO"
+    files = ", ".join(filter(None, (ca, certificate, key)))
+    return f"{files}: não são certificado e chave em PEM. O README mostra como criá-los"
+
+
+def open_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def tls_name(host):
+    """O nome que se confere no certificado: sem a interface (%eth0), sem o ponto final do DNS."""
+    return host.partition("%")[0].rstrip(".")
+# --- fim do bloco comum: contexto ---
+
+
+# --- bloco comum: escuta ---
+def has_ipv6():
+    """O kernel fala IPv6? Num Pi com ipv6.disable=1, nem o socket nasce."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM):
+        return True
+    return False
+
+
+def explain_bind(error, host, port):
+    """Por que não dá para escutar em host:port, e o mesmo comando, noutro lugar, para digitar."""
+    def again(new_host, new_port):
+        return typed(new_host, new_port, drop=(host, str(port)))
+
+    if isinstance(error, UnicodeError) or getattr(error, "errno", None) == socket.EAI_NONAME:
+        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
+    if isinstance(error, socket.gaierror) and (has_ipv6() or ":" not in host):
+        return f"não encontro a máquina {host!r} ({error.strerror}): confira o nome e a rede"
+    if error.errno == errno.EADDRINUSE:
+        return (f"a porta {port} já está em uso em {host}. "
+                f"Quem a usa: ss -lntup 'sport = :{port}'. "
+                f"Outra porta: {again(host, port % 65535 + 1)}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (f"a porta {port} é do administrador (abaixo de 1024). "
+                f"Tente outra: {again(host, port + 5000)}")
+    if ":" in host and not has_ipv6():
+        return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (f"{host} não é um endereço desta máquina. Os dela: ip addr. "
+                f"Todos de uma vez: {again('0.0.0.0', port)}")
+    return f"não foi possível escutar em {host} porta {port}: {reason(error)}"
+
+
+def bound_socket(host, port, kind):
+    """socket() e bind() em host:port, ou Failure. Com `::` atende IPv6 e IPv4.
+
+    kind: SOCK_STREAM ou SOCK_DGRAM.
+    """
+    sock = None
+    try:
+        found = socket.getaddrinfo(host, port, type=kind)
+        # Um nome com os dois, como localhost, vale pelo IPv4: os servidores da coleção combinam.
+        family, _, proto, _, address = min(found, key=lambda item: item[0] != socket.AF_INET)
+        sock = socket.socket(family, kind, proto)
+        if kind == socket.SOCK_STREAM and os.name == "posix":
+            # Reabrir logo, apesar do TIME_WAIT; no Windows, esta opção deixaria roubar a porta.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+        sock.bind(address)
+        return sock
+    except (OSError, UnicodeError) as error:
+        if sock:
+            sock.close()
+        raise Failure(explain_bind(error, host, port))
+# --- fim do bloco comum: escuta ---
 
 
 # --- bloco comum: casa ---
@@ -295,1001 +2573,8 @@ port_number = number(int, 0, 65535, "uma porta")
 # --- fim do bloco comum: endereço ---
 
 
-# --- bloco comum: escuta ---
-def has_ipv6():
-    """O kernel fala IPv6? Num Pi com ipv6.disable=1, nem o socket nasce."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM):
-        return True
-    return False
-
-
-def explain_bind(error, host, port):
-    """Por que não dá para escutar em host:port, e o mesmo comando, noutro lugar, para digitar."""
-    def again(new_host, new_port):
-        return typed(new_host, new_port, drop=(host, str(port)))
-
-    if isinstance(error, UnicodeError) or getattr(error, "errno", None) == socket.EAI_NONAME:
-        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
-    if isinstance(error, socket.gaierror) and (has_ipv6() or ":" not in host):
-        return f"não encontro a máquina {host!r} ({error.strerror}): confira o nome e a rede"
-    if error.errno == errno.EADDRINUSE:
-        return (f"a porta {port} já está em uso em {host}. "
-                f"Quem a usa: ss -lntup 'sport = :{port}'. "
-                f"Outra porta: {again(host, port % 65535 + 1)}")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return (f"a porta {port} é do administrador (abaixo de 1024). "
-                f"Tente outra: {again(host, port + 5000)}")
-    if ":" in host and not has_ipv6():
-        return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return (f"{host} não é um endereço desta máquina. Os dela: ip addr. "
-                f"Todos de uma vez: {again('0.0.0.0', port)}")
-    return f"não foi possível escutar em {host} porta {port}: {reason(error)}"
-
-
-def bound_socket(host, port, kind):
-    """socket() e bind() em host:port, ou Failure. Com `::` atende IPv6 e IPv4.
-
-    kind: SOCK_STREAM ou SOCK_DGRAM.
-    """
-    sock = None
-    try:
-        found = socket.getaddrinfo(host, port, type=kind)
-        # Um nome com os dois, como localhost, vale pelo IPv4: os servidores da coleção combinam.
-        family, _, proto, _, address = min(found, key=lambda item: item[0] != socket.AF_INET)
-        sock = socket.socket(family, kind, proto)
-        if kind == socket.SOCK_STREAM and os.name == "posix":
-            # Reabrir logo, apesar do TIME_WAIT; no Windows, esta opção deixaria roubar a porta.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
-        sock.bind(address)
-        return sock
-    except (OSError, UnicodeError) as error:
-        if sock:
-            sock.close()
-        raise Failure(explain_bind(error, host, port))
-# --- fim do bloco comum: escuta ---
-
-
-# Protocolos: bytes entram, bytes saem. Nenhum socket daqui até os serviços.
-
-# --- bloco comum: sala ---
-# Bytes de uma linha, sem o fim. Em UDP, a frase que a repete cabe num quadro Ethernet.
-LINE_LIMIT = 1024
-ROOM_HELP = """\
-* /nick NOME        muda o seu apelido
-* /quem             mostra quem está na sala
-* /msg NOME texto   fala só com um
-* /me texto         conta o que você faz
-* /sair             vai embora
-* /ajuda            mostra isto
-"""
-
-
-class ProtocolError(ValueError):
-    """O outro lado não respeitou o protocolo; a mensagem é a que se envia a ele."""
-
-
-class Event(typing.NamedTuple):
-    """O que aconteceu na sala. Quem o conta a uma pessoa, na língua dela, é um dialeto.
-
-    welcome  nick chegou, e é ele quem ouve     entered  nick chegou, e ouvem os outros
-    named    nick é o seu novo apelido          renamed  nick mudou o apelido para text
-    said     nick disse text                    left     nick foi embora
-    acted    nick faz text (/me)                noticed  nick avisa text: robôs não respondem
-
-    Com `to`, o que se disse foi só a ele.
-    """
-
-    kind: str
-    nick: str
-    text: str = ""
-    to: str = ""
-
-
-class Room:
-    """Quem está na sala, e quem ouve o quê. Pura: sem bytes, trava, socket, relógio nem terminal.
-
-    Um membro é qualquer chave de dicionário: um cliente, um endereço. Cada método devolve o que há
-    para contar, na ordem: uma lista de pares (membros, evento). O que não pode é ProtocolError.
-    """
-
-    def __init__(self, echo=False):
-        # Quem fala também se ouve? Sem conexão (UDP), só isto lhe mostra que a linha chegou.
-        self.echo = echo
-        # Membro -> apelido.
-        self.nicks = {}
-        # O que se compara de um apelido (nick_key) -> membro.
-        self.members = {}
-
-    def enter(self, member, nick=None):
-        """Chega um membro; sem apelido, é um visitante com número."""
-        if nick is None:
-            numbered = map("visitante{}".format, range(1, len(self.nicks) + 2))
-            nick = next(name for name in numbered if name not in self.members)
-        self.check(member, nick)
-        others = list(self.nicks)
-        self.nicks[member] = nick
-        self.members[nick_key(nick)] = member
-        return [([member], Event("welcome", nick)), (others, Event("entered", nick))]
-
-    def leave(self, member):
-        nick = self.nicks.pop(member)
-        del self.members[nick_key(nick)]
-        return [(list(self.nicks), Event("left", nick))]
-
-    def rename(self, member, wanted):
-        self.check(member, wanted)
-        nick = self.nicks[member]
-        del self.members[nick_key(nick)]
-        self.members[nick_key(wanted)] = member
-        self.nicks[member] = wanted
-        told = [(self.hearers(member), Event("renamed", nick, wanted))]
-        if not self.echo:
-            told.insert(0, ([member], Event("named", wanted)))
-        return told
-
-    def say(self, member, text, kind="said"):
-        """Fala a todos. kind: "said", "acted" ou "noticed". Uma linha vazia não diz nada."""
-        if not text:
-            return []
-        return [(self.hearers(member), Event(kind, self.nicks[member], text))]
-
-    def whisper(self, member, to, text, kind="said"):
-        """Fala só com quem tem o apelido `to`."""
-        target = self.members.get(nick_key(to))
-        if target is None or not text:
-            raise ProtocolError(f"{escape(to) or 'quem?'} não está na sala, ou falta o texto")
-        hearers = [target]
-        if self.echo and target != member:
-            hearers.append(member)
-        return [(hearers, Event(kind, self.nicks[member], text, to))]
-
-    def who(self):
-        """Os apelidos, em ordem."""
-        return sorted(self.nicks.values())
-
-    def check(self, member, nick):
-        """ProtocolError, se `nick` não serve ou já é de outro."""
-        fault = nick_fault(nick)
-        if fault:
-            raise ProtocolError(fault)
-        if self.members.get(nick_key(nick), member) != member:
-            raise ProtocolError(f"{nick} já está na sala; escolha outro apelido")
-
-    def hearers(self, member):
-        members = list(self.nicks)
-        if not self.echo:
-            members.remove(member)
-        return members
-
-
-# O dialeto de quem usa nc e telnet: um evento é uma linha, e uma barra começa um comando. O que
-# veio da rede só segue viagem escapado: ninguém comanda o terminal de ninguém.
-SPOKEN = {
-    "welcome": "* bem-vindo à sala, {0.nick}. /ajuda mostra os comandos",
-    "entered": "* {0.nick} entrou",
-    "left": "* {0.nick} saiu",
-    "named": "* agora você é {0.nick}",
-    "renamed": "* {0.nick} agora é {0.text}",
-    "said": "<{0.nick}> {1}",
-    "noticed": "<{0.nick}> {1}",
-    "acted": "* {0.nick} {1}",
-}
-SPOKEN_APART = "<{0.nick} para {0.to}, em particular> {1}"
-
-
-def to_line(event: Event) -> str:
-    """Event("said", "ana", "oi") -> "<ana> oi", sem o fim de linha."""
-    form = SPOKEN_APART if event.to else SPOKEN[event.kind]
-    return form.format(event, escape(event.text))
-
-
-def parse_command(line: str) -> tuple:
-    """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
-    if not line.startswith("/"):
-        return "", line
-    name, _, rest = line[1:].partition(" ")
-    return name.lower(), rest.strip()
-
-
-def obey(room: Room, member, line: str) -> tuple:
-    """Faz o que a linha pede: (o que responder a quem a disse, o que a sala conta)."""
-    command, text = parse_command(line)
-    if not command:
-        return "", room.say(member, text)
-    if command == "nick":
-        return "", room.rename(member, text)
-    if command == "msg":
-        to, _, words = text.partition(" ")
-        return "", room.whisper(member, to, words.strip())
-    if command == "me":
-        return "", room.say(member, text, "acted")
-    if command == "quem":
-        return f"* na sala: {', '.join(room.who())}\n", []
-    if command == "sair":
-        return "* até logo\n", room.leave(member)
-    if command == "ajuda":
-        return ROOM_HELP, []
-    return f"* não conheço /{escape(command)}\n{ROOM_HELP}", []
-# --- fim do bloco comum: sala ---
-
-
-# --- bloco comum: apelido ---
-# Caracteres de um apelido.
-NICK_LIMIT = 20
-# Ocupam lugar e não se veem, ou nem lugar ocupam: braile vazio, preenchimentos do hangul, seletores
-# de variação.
-INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164"
-                       "\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
-# Querem dizer outra coisa numa linha de IRC (RFC 2812, 2.3.1), ou na da sala: canal, destino...
-RESERVED = re.compile(r"[!@:,*?#&+~%$<>]|^/")
-
-
-def nick_key(nick: str) -> str:
-    """O que se compara: "Ana", "ana" e "ａｎａ" são um só, com o acento composto ou não (NFKC)."""
-    folded = unicodedata.normalize("NFKC", nick).casefold()
-    return unicodedata.normalize("NFKC", folded)
-
-
-def nick_fault(nick: str) -> str:
-    """Por que não serve de apelido; "" se serve."""
-    shown = unicodedata.normalize("NFKC", nick)
-    if not (nick and len(nick) <= NICK_LIMIT and len(shown) <= NICK_LIMIT) or " " in nick + shown:
-        return f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços"
-    hidden = INVISIBLE.search(nick) or not (nick + shown).isprintable()
-    if hidden or unicodedata.category(nick[0]).startswith("M"):
-        return "um apelido só tem caracteres visíveis"
-    if RESERVED.search(shown):
-        return "um apelido não leva ! @ : , * ? # & + ~ % $ < > nem começa por /"
-    return ""
-# --- fim do bloco comum: apelido ---
-
-
-class LineBuffer:
-    """Junta em linhas os pedaços que o TCP entrega: um recv() não é uma linha, nem mesmo um caractere inteiro.
-
-    Só se decodifica a linha completa, e assim um "ç" partido entre dois pacotes chega certo.
-    """
-    __slots__ = ("pending",)
-
-    def __init__(self):
-        self.pending = b""
-
-    def feed(self, data) -> list:
-        """Devolve as linhas (str, sem o fim) que se completaram; ProtocolError acima de LINE_LIMIT bytes."""
-        *lines, self.pending = (self.pending + data).split(b"\n")
-        if max(map(len, (self.pending, *lines))) > LINE_LIMIT:
-            raise ProtocolError(f"linha com mais de {LINE_LIMIT} bytes")
-        return [line.decode("utf-8", "replace").rstrip("\r") for line in lines]
-
-
-HEAD_END = re.compile(rb"\r?\n\r?\n")  # RFC 9112, 2.2: quem recebe pode aceitar LF no lugar de CRLF
-REQUEST_LINE = re.compile(r"([!#-'*+.^_`|~\w-]+) (\S+) HTTP/1\.[01]", re.ASCII)
-HEADER = re.compile(r"([!#-'*+.^_`|~\w-]+):(.*)", re.ASCII)
-REASONS = {200: "OK", 400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
-STYLE = "body{font:1em sans-serif;margin:2em}td{padding:.2em 1em .2em 0;font:1em monospace}td+td{word-break:break-all}"
-
-
-def parse_request(head: bytes) -> tuple:
-    """Cabeçalho de um pedido (RFC 9112, 3) -> (método, alvo, [(nome, valor), ...]); ProtocolError se não é HTTP."""
-    first, *rest = head.decode("latin-1").replace("\r\n", "\n").split("\n")
-    request, headers = REQUEST_LINE.fullmatch(first), [HEADER.fullmatch(line) for line in rest]
-    if not request or not all(headers):
-        raise ProtocolError("isto não é um pedido HTTP/1.1")
-    return request[1], request[2], [(header[1], header[2].strip(" \t")) for header in headers]
-
-
-def http_response(status: int, title: str, body: str) -> bytes:
-    """Resposta completa. O CSP proíbe ao navegador executar ou buscar o que for, mesmo se um escape nos escapasse."""
-    page = (f"<!doctype html>\n<html lang=pt-BR>\n<meta charset=utf-8>\n<title>{title}</title>\n"
-            f"<style>{STYLE}</style>\n<h1>{title}</h1>\n{body}\n</html>\n").encode()
-    head = (f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: text/html; charset=utf-8\r\n"
-            f"Content-Length: {len(page)}\r\nConnection: close\r\nX-Content-Type-Options: nosniff\r\n"
-            "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n\r\n")
-    return head.encode("ascii") + page
-
-
-# Serviços: o que fazer com os bytes de um cliente.
-
-class Service:
-    """O que um motor chama. `client` tem name, send(data), close(last) e session, que é do serviço."""
-    shared = False  # True: um cliente escreve a outro, e ninguém pode ficar preso no send() de quem não lê
-    tell = print  # serve() põe aqui o que mostra uma linha no terminal do servidor
-
-    def on_connect(self, client):
-        """Chegou alguém."""
-
-    def on_data(self, client, data):
-        """Chegaram bytes (bytes ou memoryview, que só valem durante a chamada)."""
-
-    def on_timeout(self, client, why):
-        """Passou do prazo. Quem tem o que dizer diz, e fecha; o eco não teria como."""
-        client.drop()
-
-    def on_close(self, client):
-        """Não virá mais nada: acabou, caiu ou foi desligado."""
-
-
-class Echo(Service):
-    """Devolve cada byte (RFC 862)."""
-
-    def on_data(self, client, data):
-        client.send(data)
-
-
-class Chat(Service):
-    """Uma sala: o que um diz, todos leem. Linhas de texto em UTF-8, boas de usar com nc e telnet."""
-    shared = True
-
-    def __init__(self):
-        self.room = Room()
-        self.lock = threading.RLock()  # no motor de threads, muitos chegam aqui ao mesmo tempo
-
-    def on_connect(self, client):
-        with self.lock:
-            client.session = LineBuffer()
-            self.spread(self.room.enter(client))
-
-    def on_data(self, client, data):
-        with self.lock:
-            lines, deadline = client.session, client.deadline
-            try:
-                for line in lines.feed(data):
-                    deadline = None  # o que sobrar será de outra linha
-                    if not client.closing:  # o que vem depois de um /sair já não conta
-                        self.obey(client, line)
-            except ProtocolError as error:
-                self.leave(client, f"* erro: {error}; até logo\n")
-            if not client.closing:  # o prazo é da linha: começa no primeiro byte dela, e os seguintes não o renovam
-                client.deadline = (deadline or time.monotonic() + LINE_TIMEOUT_S) if lines.pending else None
-
-    def on_timeout(self, client, why):
-        with self.lock:
-            self.leave(client, f"* erro: {why}; até logo\n")
-
-    def on_close(self, client):
-        with self.lock:
-            if not client.closing and client.session.pending:
-                self.on_data(client, b"\n")  # a última linha, de quem se foi sem terminá-la
-            self.leave(client)
-
-    def leave(self, client, last=""):
-        if client in self.room.nicks:
-            self.spread(self.room.leave(client))
-            client.close(last.encode())
-
-    def spread(self, told):
-        """Conta a cada um o que lhe cabe; o que é de todos, também ao terminal do servidor."""
-        for members, event in told:
-            line = to_line(event)
-            if event.kind not in ("welcome", "named") and not event.to:
-                self.tell(line)
-            data = f"{line}\n".encode()
-            for client in members:
-                if not client.closing:  # quem caiu só atrasaria os outros
-                    client.send(data)
-
-    def obey(self, client, line):
-        """Faz o que a linha pede."""
-        try:
-            answer, told = obey(self.room, client, line)
-        except ProtocolError as error:
-            answer, told = f"* erro: {error}\n", []
-        self.spread(told)
-        if client not in self.room.nicks:
-            client.close(answer.encode())
-        elif answer:
-            client.send(answer.encode())
-
-
-class Http(Service):
-    """Responde a um navegador com uma página que mostra o pedido que ele fez, cabeçalho por cabeçalho.
-
-    Simplificação: o corpo de um POST é ignorado, e cada conexão serve a um pedido só (Connection: close).
-    """
-
-    def on_connect(self, client):
-        client.session, client.deadline = bytearray(), time.monotonic() + HEADER_TIMEOUT_S
-
-    def on_data(self, client, data):
-        head = client.session
-        head += data
-        end = HEAD_END.search(head, max(0, len(head) - len(data) - 3))  # em quem goteja, sem reler desde o começo
-        if (end.start() if end else len(head)) > HEADER_LIMIT:
-            return self.answer(client, 431, "Cabeçalho grande demais", f"<p>O limite é de {HEADER_LIMIT} bytes.")
-        try:
-            if end:
-                self.show(client, *parse_request(head[:end.start()]))
-            elif b"\n" in head:  # quem não fala HTTP sabe disso já na primeira linha
-                parse_request(head[:head.index(b"\n")].rstrip(b"\r"))
-        except ProtocolError as error:
-            self.answer(client, 400, "Pedido inválido", f"<p>{error}")
-
-    def on_timeout(self, client, why):
-        if not client.closing:  # pode ter sido atendido enquanto se vinha despedi-lo (ThreadEngine.expire)
-            self.answer(client, 408, "Tempo esgotado", f"<p>{why}")
-
-    def show(self, client, method, target, headers):
-        rows = "".join(f"<tr><td>{html.escape(name)}<td>{html.escape(escape(value))}\n" for name, value in headers)
-        self.tell(f"{client.name} {method} {escape(target)}")
-        self.answer(client, 200, "O pedido que o seu navegador fez",
-                    f"<p><code>{html.escape(f'{method} {escape(target)}')}</code>, de {html.escape(client.name)}\n"
-                    f"<table>\n{rows}</table>", with_body=method != "HEAD")
-
-    def answer(self, client, status, title, body, with_body=True):
-        head, blank, page = http_response(status, title, body).partition(b"\r\n\r\n")
-        client.close(head + blank + page * with_body)
-
-
-# Motores: como esperar por muitos clientes.
-
-class Client:
-    """Um cliente, como os serviços o veem. Este envia na hora: send() só volta quando o kernel aceitou tudo, e isso
-    freia quem manda mais do que lê. Outros dois, mais abaixo, têm uma caixa de saída."""
-    __slots__ = ("sock", "raw", "name", "session", "seen", "quiet_since", "deadline", "closing")
-
-    def __init__(self, sock, name):
-        self.sock = self.raw = sock  # com TLS, sock é o TLSStream, e raw o socket por baixo dele
-        self.name, self.session = name, None
-        self.seen, self.quiet_since, self.deadline = True, 0.0, None  # ver Engine.sweep
-        self.closing = False  # já nos despedimos: o que ele ainda enviar é jogado fora
-
-    def send(self, data):
-        self.sock.sendall(data)
-
-    def close(self, last=b""):
-        """Despede-se: últimas palavras e FIN. O socket só fecha depois do dele, ou no prazo: antes, o que ele ainda diz
-        teria um RST como resposta, e o RST apaga no caminho o que acabamos de dizer."""
-        self.closing, self.deadline = True, time.monotonic() + LINGER_S  # já: se ele não lê, o prazo solta o send()
-        if last:
-            self.send(last)
-        self.finish()
-
-    def finish(self):
-        with contextlib.suppress(OSError):  # já tinha caído
-            self.sock.shutdown(socket.SHUT_WR)
-
-    def drop(self):
-        """Desliga já. Quem está num recv() ou send() deste socket acorda, e fecha por onde sempre fecha."""
-        self.closing = True
-        with contextlib.suppress(OSError):  # ENOTCONN ou EBADF: já tinha caído
-            self.raw.shutdown(socket.SHUT_RDWR)
-
-
-class Engine:
-    """O que os dois motores têm em comum: aceitar, contar lugares, conferir prazos, parar."""
-
-    def __init__(self, listener, service, args):
-        self.listener, self.service, self.args = listener, service, args
-        self.clients, self.stopping, self.exhausted, self.sweep_due = set(), False, False, False
-        self.report, self.chunk = print, SHARED_CHUNK if service.shared else CHUNK
-        self.wake_r, self.wake_w = socket.socketpair()  # um byte aqui tira o motor da sua espera
-        for sock in (listener, self.wake_r, self.wake_w):
-            sock.setblocking(False)
-        if args.verbose:
-            service.on_data = functools.partial(self.trace, service.on_data)
-
-    def log(self, text):
-        if self.args.verbose:
-            self.report(text)
-
-    def trace(self, on_data, client, data):
-        self.log(f"<- {client.name} {len(data)} B {escape(bytes(data[:60]).decode('utf-8', 'replace'))}")
-        on_data(client, data)
-
-    def guarded(self, client, call, *args):
-        """Chama o serviço: um erro ali, de rede ou de programação, acaba com este cliente, e não com o servidor."""
-        try:
-            call(client, *args)
-        except OSError:
-            client.drop()  # caiu
-        except Exception:
-            traceback.print_exc()
-            client.drop()
-
-    expire = guarded  # quem varre os prazos; ver ThreadEngine.expire
-
-    def stop(self, *_):
-        """Para o motor: é o tratador de SIGINT e SIGTERM, e pode ser chamado de qualquer thread."""
-        self.stopping = True
-        self.wake()
-
-    def wake(self):
-        with contextlib.suppress(OSError):  # já há avisos demais, ou o motor já fechou: não é preciso outro
-            self.wake_w.send(b"\0")
-
-    def hush(self):
-        with contextlib.suppress(BlockingIOError):  # ninguém tocou
-            self.wake_r.recv(FIRST_CHUNK)
-
-    def tick(self):
-        """Numa thread que quase só dorme: pede a varredura dos prazos a cada TICK_S."""
-        while not self.stopping:
-            time.sleep(TICK_S)
-            self.sweep_due = True
-            self.wake()
-
-    def has_room(self):
-        """Sem lugar ninguém chama accept(), e quem chega espera na fila do kernel, sem recusa e sem gastar CPU."""
-        return len(self.clients) < self.args.max_clientes and not self.exhausted
-
-    def accept_waiting(self):
-        """Aceita quem está na fila, enquanto houver lugar."""
-        while self.has_room() and not self.stopping:
-            try:
-                sock, address = self.listener.accept()
-            except BlockingIOError:
-                return  # a fila acabou
-            except OSError as error:  # faltam descritores, ou memória: até a próxima varredura, insistir é girar à toa
-                self.exhausted = not isinstance(error, ConnectionError)  # este só desistiu na fila
-                continue
-            name = "{} porta {}".format(*address) if address else "quem já se foi"  # o macOS perde o endereço dele
-            if address and is_allowed(address[0], self.args.permitir):
-                self.log(f"+ {name} conectou ({len(self.clients) + 1})")
-                if self.service.shared:  # sem isto o kernel guardaria mais alguns MiB para cada um que não lê
-                    with contextlib.suppress(OSError):  # o macOS recusa, se ele já se foi
-                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, OUTBOX_BYTES)
-                self.admit(sock, name)
-            else:
-                self.log(f"! {name} recusado: fora das redes de --permitir")
-                sock.close()
-
-    def sweep(self):
-        """Uma vez por TICK_S, desliga quem passou do prazo. A cada mensagem só se levanta a bandeira `seen`, que é mais
-        barata do que ler o relógio; levantada, diz que o cliente falou desde a última volta."""
-        now = time.monotonic()
-        self.sweep_due = self.exhausted = False
-        for client in list(self.clients):
-            if client.seen:
-                client.seen, client.quiet_since = False, now
-            late = now > (client.deadline or now)  # lido uma vez só: outra thread pode mudá-lo
-            if late or self.args.ocioso and now - client.quiet_since > self.args.ocioso:
-                self.log(f"! {client.name} passou do prazo")
-                if client.closing or client.session is None:
-                    client.drop()
-                else:
-                    self.expire(client, self.service.on_timeout, "demorou demais" if late else "silêncio demais")
-
-    def forget(self, client, why):
-        client.raw.close()
-        self.clients.discard(client)
-        self.log(f"- {client.name} {why}")
-        if len(self.clients) >= self.args.max_clientes - 1:
-            self.wake()  # abriu-se um lugar
-
-    def close(self):
-        for sock in (self.listener, self.wake_r, self.wake_w):
-            sock.close()
-
-
-class Outbox(threading.Thread):
-    """Uma caixa de saída e a thread que a esvazia: só ela espera por quem não lê; quem põe ali segue adiante."""
-
-    def __init__(self, write, limit, on_end):
-        super().__init__(daemon=True)
-        self.write, self.limit, self.on_end = write, limit, on_end
-        self.box, self.ready, self.ended, self.broken = bytearray(), threading.Condition(), False, False
-
-    def put(self, data):
-        """Guarda os dados, que a thread escreverá; se a caixa já passou do limite, não os guarda e devolve False."""
-        with self.ready:
-            if len(self.box) > self.limit:
-                return False
-            self.box += data
-            self.ready.notify()
-        return True
-
-    def end(self):
-        """Não virá mais nada: a thread escreve o que falta e termina."""
-        with self.ready:
-            self.ended = True
-            self.ready.notify()
-
-    def run(self):
-        try:
-            while not self.ended or self.box:
-                with self.ready:
-                    self.ready.wait_for(lambda: self.box or self.ended)
-                    data, self.box = self.box, bytearray()  # tudo de uma vez: uma linha por vez não dá vazão
-                self.write(data)
-        except OSError:
-            self.broken, self.box = True, bytearray()  # o que sobrou não espera na memória por quem se foi
-        self.on_end()
-
-
-class QueuedClient(Client):
-    """Para serviços em que um escreve a outro. Quem não lê enche a própria caixa de saída, e então é desligado."""
-    __slots__ = ("outbox",)
-
-    def __init__(self, sock, name):
-        super().__init__(sock, name)
-        self.outbox = Outbox(lambda data: self.sock.sendall(data), OUTBOX_BYTES, super().finish)
-
-    def send(self, data):
-        if not self.outbox.put(data):
-            self.drop()
-
-    def finish(self):
-        self.outbox.end()
-
-
-class ThreadEngine(Engine):
-    """Uma thread por cliente: cada uma espera no seu recv(), e a conversa se lê de cima para baixo."""
-
-    def run(self):
-        threading.stack_size(STACK_SIZE)
-        if hasattr(os, "sched_setaffinity") and getattr(sys, "_is_gil_enabled", lambda: True)() and not self.args.tls:
-            # O GIL só deixa andar uma thread de Python por vez; espalhadas por várias CPUs, passar a vez de uma a outra
-            # custa mais do que o trabalho (medido: 0,35 de um servidor em C; assim, 0,8 a 1). O TLS cifra sem o GIL.
-            cpus = sorted(os.sched_getaffinity(0))
-            with contextlib.suppress(OSError, AttributeError):  # um sandbox pode não deixar; SCHED_BATCH é do Linux
-                os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
-                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # nem quem acorda a toma de quem tem o GIL
-        threading.Thread(target=self.tick, daemon=True).start()
-        while not self.stopping:
-            select.select([self.wake_r] + [self.listener] * self.has_room(), [], [])
-            self.hush()
-            self.accept_waiting()
-            if self.sweep_due:
-                self.sweep()
-        for client in list(self.clients):
-            client.drop()
-        deadline = time.monotonic() + STOP_GRACE_S
-        while self.clients and time.monotonic() < deadline:
-            time.sleep(STOP_GRACE_S / 100)
-
-    def admit(self, sock, name):
-        sock.setblocking(True)  # no macOS e no Windows ele herda, de quem escuta, o não esperar
-        client = (QueuedClient if self.service.shared else Client)(sock, name)
-        self.clients.add(client)
-        sys.setswitchinterval(max(0.005, SWITCH_S * len(self.clients)))
-        try:
-            if self.service.shared:
-                client.outbox.start()
-            _thread.start_new_thread(self.converse, (client,))  # Thread.start() a espera nascer, e a fila não anda
-        except RuntimeError:  # o sistema não dá mais threads: este se perde, e os próximos esperam na fila
-            self.args.max_clientes = max(1, len(self.clients) - 1)
-            self.part(client, f"desligado: não há threads para mais de {self.args.max_clientes} clientes")
-
-    def expire(self, *args):
-        """A despedida de quem passou do prazo pode esperar por ele; a varredura, e todos os outros, não."""
-        with contextlib.suppress(RuntimeError):  # não há threads agora: fica para a próxima varredura
-            threading.Thread(target=self.guarded, args=args, daemon=True).start()
-
-    def converse(self, client):
-        """A vida de um cliente, na sua thread."""
-        why = "saiu"
-        try:
-            if self.args.tls:
-                client.sock = TLSStream(client.raw, self.args.tls, server_side=True)
-            self.service.on_connect(client)
-            try:
-                self.read_all(client, client.sock.recv, self.service.on_data)
-            finally:
-                self.service.on_close(client)
-        except OSError as error:
-            why = f"caiu: {error.strerror or error}"
-        except Exception:  # um erro de programação num serviço acaba com este cliente, não com o servidor
-            traceback.print_exc()
-        self.part(client, why)
-
-    def part(self, client, why):
-        """O fim da conversa: o que ainda lhe devemos segue, e só então o socket fecha."""
-        client.close()
-        if self.service.shared and client.outbox.ident:  # None: a thread nem chegou a nascer
-            client.outbox.join()  # acaba sempre: quando a caixa esvazia, ou no prazo da despedida
-        self.forget(client, why)
-
-    def read_all(self, client, recv, on_data):
-        size = FIRST_CHUNK
-        while True:
-            data = recv(size)
-            if not data:
-                return
-            if len(data) == size < self.chunk:
-                size *= 2
-            client.seen = True
-            if not client.closing:
-                on_data(client, data)
-
-
-class EpollClient(Client):
-    """Nunca espera: o que não coube no kernel fica em `outbox` até o epoll dizer que cabe."""
-    __slots__ = ("poller", "outbox", "eof")
-
-    def __init__(self, sock, name, poller):
-        super().__init__(sock, name)
-        self.poller, self.outbox, self.eof = poller, b"", False
-
-    def send(self, data):
-        if not self.outbox:
-            try:
-                sent = self.sock.send(data)  # quase sempre cabe inteiro: não é preciso perguntar antes
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                return self.drop()  # caiu; o epoll nos dirá
-            if sent == len(data):
-                return
-            self.outbox, data = bytearray(), data[sent:]
-            self.poller.modify(self.sock, select.EPOLLOUT)  # enquanto não aceitar o que pediu, não se lê mais dele
-        if len(self.outbox) > OUTBOX_BYTES:
-            return self.drop()
-        self.outbox += data
-
-    def finish(self):
-        if not self.outbox:  # se não, o FIN espera o resto: ver EpollEngine.flush
-            super().finish()
-
-
-class EpollEngine(Engine):
-    """Uma thread para todos: o kernel diz quem tem o que ler, ou onde escrever (epoll, sensível ao nível)."""
-
-    def run(self):
-        self.poller, self.by_fd, self.listening = select.epoll(), {}, True
-        for sock in (self.wake_r, self.listener):
-            self.by_fd[sock.fileno()] = None  # estes dois não são clientes
-            self.poller.register(sock, select.EPOLLIN)
-        threading.Thread(target=self.tick, daemon=True).start()
-        self.loop()
-        for client in self.clients:
-            client.sock.close()
-        self.poller.close()
-
-    def loop(self):
-        """O caminho quente: cada evento de cada cliente passa por aqui, e por isso os nomes são locais."""
-        poll, by_fd, on_data, writable = self.poller.poll, self.by_fd, self.service.on_data, select.EPOLLOUT
-        buffer = bytearray(self.chunk)  # um só para todos: o que se lê é entregue antes da leitura seguinte
-        data = view = memoryview(buffer)
-        while not self.stopping:
-            others = False
-            for fd, event in poll(None, EVENTS):  # sem prazo, que custa 0,2 µs por volta: quem acorda o laço é tick()
-                client = by_fd[fd]
-                if client is None:
-                    others = True
-                    continue
-                try:
-                    if event & writable:
-                        self.flush(client)
-                        continue
-                    size = client.sock.recv_into(buffer)
-                    if not size:
-                        self.hang_up(client, "saiu")
-                        continue
-                    if size != len(data):  # mensagens do mesmo tamanho em seguida usam a mesma fatia
-                        data = view[:size]
-                    client.seen = True
-                    if not client.closing:
-                        on_data(client, data)
-                except BlockingIOError:
-                    pass  # alarme falso
-                except OSError as error:
-                    client.outbox = b""  # o que lhe devíamos já não chega
-                    self.hang_up(client, f"caiu: {error.strerror}")
-                except Exception:  # um erro de programação num serviço acaba com este cliente, não com o servidor
-                    traceback.print_exc()
-                    client.drop()
-            if others:
-                self.greet()  # no fim da volta: um descritor fechado nela não pode já ser de outro
-
-    def greet(self):
-        """Alguém bateu à porta, ou o relógio, ou um sinal."""
-        self.hush()
-        self.accept_waiting()
-        if self.sweep_due:
-            self.sweep()
-        if self.listening != self.has_room():
-            self.listening = not self.listening
-            self.poller.modify(self.listener, select.EPOLLIN if self.listening else 0)
-
-    def admit(self, sock, name):
-        sock.setblocking(False)
-        client = EpollClient(sock, name, self.poller)
-        self.clients.add(client)
-        self.by_fd[sock.fileno()] = client
-        self.poller.register(sock, select.EPOLLIN)
-        self.guarded(client, self.service.on_connect)
-
-    def flush(self, client):
-        """Cabe mais: envia o que estava guardado e, quando acabar, volta a ler."""
-        del client.outbox[:client.sock.send(client.outbox)]
-        client.seen = True
-        if client.outbox:
-            return
-        client.outbox = b""
-        self.poller.modify(client.sock, select.EPOLLIN)
-        if client.closing:
-            client.finish()
-
-    def hang_up(self, client, why):
-        """Ele não enviará mais nada. O que lhe devemos ainda segue (meio-fechamento), e então se fecha."""
-        if not client.eof:
-            client.eof = True
-            self.guarded(client, self.service.on_close)
-        if not client.outbox:
-            self.poller.unregister(client.sock)
-            del self.by_fd[client.sock.fileno()]
-            self.forget(client, why)
-
-
-# Em volta: TLS, endereços, descritores, linha de comando.
-
-# --- bloco comum: tls ---
-class TLSStream:
-    """Uma conexão TLS com recv(), sendall() e shutdown(), para duas threads: uma lê enquanto a outra escreve.
-
-    O OpenSSL quer uma thread por vez em cada sessão. Por isso ele não toca no socket: cifra e decifra em memória, sob
-    uma trava, e toda espera pela rede é fora dela. (É E/S num bloco comum, contra o costume da casa: melhor do que um
-    erro daqui consertado num arquivo só.)
-    """
-
-    def __init__(self, sock, context, **options):
-        self.raw, self.incoming, self.outgoing = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)
-        self.lock, self.writing, self.early = threading.Lock(), threading.Lock(), []
-        deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
-        while self.attempt(self.tls.do_handshake) is NotImplemented:
-            sock.settimeout(max(deadline - time.monotonic(), 0.001))
-            self.feed()
-        sock.settimeout(None)
-
-    def attempt(self, operation, *args):
-        """Roda a operação em memória e envia o que ela produziu; NotImplemented se lhe faltam bytes da rede."""
-        try:
-            with self.lock:
-                try:
-                    return operation(*args)
-                except ssl.SSLWantReadError:
-                    return NotImplemented
-                finally:
-                    produced = self.outgoing.pending
-        finally:
-            if produced:  # mesmo num erro: é o alerta que diz ao outro lado por que não deu certo
-                self.sendall(b"")
-
-    def feed(self):
-        data = self.raw.recv(CHUNK)
-        with self.lock:
-            self.incoming.write(data) if data else self.incoming.write_eof()
-
-    def decrypt(self, size):
-        try:
-            return self.tls.read(size)
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # despediu-se (close_notify), ou desligou sem se despedir
-            return b""
-
-    def recv(self, size):
-        while True:
-            data = self.attempt(lambda: self.early.pop(0) if self.early else self.decrypt(size))
-            if data is not NotImplemented:
-                return data
-            self.feed()
-
-    def sendall(self, data):
-        with self.writing:  # o que se cifra primeiro tem de sair primeiro
-            with self.lock:
-                if data:
-                    self.tls.write(data)
-                data = self.outgoing.read()
-            self.raw.sendall(data)
-
-    def shutdown(self, how):
-        """Envia o close_notify, que no TLS diz "não enviarei mais nada" (RFC 8446, 6.1); ler, ainda se pode."""
-        with self.lock:  # uma vez só: o que a outra thread trouxesse entre os dois passos se perderia
-            with contextlib.suppress(ssl.SSLError):
-                while not self.early or self.early[-1]:  # antes, põe a salvo o que já chegou: unwrap() jogaria fora
-                    self.early.append(self.decrypt(CHUNK))
-            with contextlib.suppress(ssl.SSLError):  # WANT_READ: o dele ainda não veio, mas o nosso já vai
-                self.tls.unwrap()
-        self.sendall(b"")
-# --- fim do bloco comum: tls ---
-
-class Console(Outbox):
-    """A saída padrão, ou a de erros: parada (Ctrl+S), ou num disco cheio, não para a sala; o que não cabe se perde."""
-
-    def __init__(self, stream, on_end):
-        super().__init__(self.write_all, CONSOLE_BYTES, on_end)
-        self.stream = stream
-        self.start()
-
-    def tell(self, text):
-        if self.stream:  # None: o processo nasceu sem ela (`>&-`)
-            self.put((text + "\n").encode(self.stream.encoding, "replace"))
-
-    def write_all(self, data):
-        try:
-            while data:  # sem o buffer do print(): parada dentro dele, esta thread prenderia o fim do programa
-                del data[:getattr(self.stream.buffer, "raw", self.stream.buffer).write(data)]
-        except OSError as error:
-            if error.errno in (errno.EPIPE, errno.EINVAL):  # quem lia foi embora (no Windows, EINVAL): é hora de parar
-                raise
-
-
-def is_allowed(host, networks):
-    """O endereço pertence a uma das redes (nenhuma: todas)? Um IPv4 chega a um socket IPv6 como ::ffff:1.2.3.4."""
-    if not networks:
-        return True
-    ip = ipaddress.ip_address(host.partition("%")[0])
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return any(ip in network for network in networks)
-
-
-def outside_addresses(family):
-    """Por onde outra máquina chega a esta. O connect() de UDP não envia nada: só pergunta a rota ao kernel."""
-    for probe_family, probe in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):  # RFC 5737 e 3849
-        if family in (probe_family, socket.AF_INET6):
-            with contextlib.suppress(OSError), socket.socket(probe_family, socket.SOCK_DGRAM) as sock:
-                sock.connect((probe, 9))
-                yield sock.getsockname()[0]
-
-
-def inherited_listener():
-    """O socket que o systemd já abriu (sd_listen_fds(3): LISTEN_PID, LISTEN_FDS, descritor 3), ou None."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS", "0") == "0":
-        return None
-    with contextlib.suppress(OSError):  # o descritor 3 não existe, ou não é um socket: a frase é a mesma
-        sock = socket.socket(fileno=os.dup(3))
-        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        if listening and sock.family in (socket.AF_INET, socket.AF_INET6):
-            return sock
-        sock.close()
-    raise Failure("LISTEN_FDS promete um socket TCP à escuta no descritor 3, e não é o que há lá. "
-                  "Na unidade .socket do systemd: ListenStream=5050")
-
-
-def open_listener(host, port):
-    """socket(), bind() e listen(). Com `::` atende IPv6 e IPv4 no mesmo socket."""
-    sock = None
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind, proto)
-        if os.name == "posix":  # reabrir logo, apesar do TIME_WAIT; no Windows, esta opção deixaria roubar a porta
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
-        sock.bind(address)
-        sock.listen(BACKLOG)
-        return sock
-    except (OSError, UnicodeError) as error:
-        if sock:
-            sock.close()
-        raise Failure(explain_bind(error, host, port))
-
-
-def raise_fd_limit():
-    """Sobe o limite de descritores até onde deixam, e devolve quantos clientes cabem nele."""
-    try:
-        import resource  # só no Unix
-    except ImportError:
-        return BACKLOG
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # o macOS anuncia um limite que não deixa pedir
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    return max(1, soft - FD_RESERVE)
-
-
-def tls_context(args):
-    """Contexto TLS 1.2 ou mais novo a partir de --certificado, --chave e --ca-clientes; None sem eles."""
-    files = [name for name in (args.certificado, args.chave, args.ca_clientes) if name]
-    if not files:
-        return None
-    if not args.certificado:
-        build_parser().error("--chave e --ca-clientes só valem junto de --certificado")
-    if args.motor == "epoll":
-        build_parser().error("TLS só com --motor threads: no epoll, o aperto de mão de um cliente pararia os outros")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(args.certificado, args.chave)
-        if args.ca_clientes:
-            context.load_verify_locations(args.ca_clientes)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
-        raise Failure(f"não consigo usar {', '.join(files)}: {error.strerror or error}. O README mostra como criá-los")
-    return context
+# ---------------------------------------------------------------------------------------------
+# Em volta: linha de comando
 
 
 def network(text):
@@ -1297,68 +2582,232 @@ def network(text):
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} não é uma rede: use, por exemplo, 192.168.1.0/24")
+        example = "use, por exemplo, 192.168.1.0/24"
+        raise argparse.ArgumentTypeError(f"{text!r} não é uma rede: {example}")
 
 
 def build_parser():
-    parser = Parser(description="Servidor TCP: eco, chat e HTTP.", epilog="Em outro terminal: ./cliente.py")
-    parser.add_argument("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
-                        help="onde escutar: IPv4, IPv6 ou nome; :: é todo lugar (padrão: %(default)s)")
-    parser.add_argument("porta", nargs="?", default=5050, type=port_number, metavar="PORTA",
-                        help="0 pede uma livre ao sistema (padrão: %(default)s)")
-    parser.add_argument("--modo", choices=("eco", "chat", "http"), default="eco", help="o serviço (padrão: eco)")
-    parser.add_argument("--motor", choices=("threads", "epoll"), default="threads",
-                        help="uma thread por cliente, ou uma para todos, no Linux (padrão: threads)")
-    parser.add_argument("--max-clientes", type=number(int, 1, 10**6, "um número"), default=10**6, metavar="N",
-                        help="os que passam disso esperam na fila (padrão: o que os descritores permitem)")
-    parser.add_argument("--ocioso", type=number(float, 0, 10**6, "segundos"), default=0, metavar="S",
-                        help="desliga quem passa S segundos calado; 0: nunca (padrão: 0)")
-    parser.add_argument("--permitir", type=network, action="append", metavar="REDE",
-                        help="só atende esta rede, como 192.168.1.0/24; pode repetir")
-    parser.add_argument("--certificado", metavar="ARQUIVO", help="liga o TLS, com este certificado (PEM)")
-    parser.add_argument("--chave", metavar="ARQUIVO", help="a chave dele, se não está no mesmo arquivo")
-    parser.add_argument("--ca-clientes", metavar="ARQUIVO", help="exige dos clientes um certificado desta autoridade")
-    parser.add_argument("--verbose", action="store_true", help="mostra em stderr cada conexão e o que chega por ela")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}", help="mostra a versão e sai")
+    parser = Parser(description="Servidor TCP: eco, chat e HTTP.",
+                    epilog="Em outro terminal: ./cliente.py")
+    add = parser.add_argument
+    add(
+        "endereco",
+        nargs="?",
+        default="127.0.0.1",
+        type=host_name,
+        metavar="ENDEREÇO",
+        help="onde escutar: IPv4, IPv6 ou nome; :: é todo lugar (padrão: %(default)s)",
+    )
+    add(
+        "porta",
+        nargs="?",
+        default=5050,
+        type=port_number,
+        metavar="PORTA",
+        help="0 pede uma livre ao sistema (padrão: %(default)s)",
+    )
+    add_service_options(add)
+    add_limits(add)
+    add_tls_options(add)
+    add(
+        "--verbose",
+        action="store_true",
+        help="mostra em stderr cada conexão e o que chega por ela",
+    )
+    add(
+        "--version",
+        action="version",
+        version=f"%(prog)s {VERSION}",
+        help="mostra a versão e sai",
+    )
     return parser
 
 
-def announce(sock, args):
-    """A primeira linha diz onde escuta; a outra, em stderr, como chegar aqui."""
-    host, port = sock.getsockname()[:2]
-    print(f"escutando em {host} porta {port}", flush=True)
+def add_service_options(add):
+    """O que o servidor faz, e como."""
+    add(
+        "--modo",
+        choices=tuple(SERVICES),
+        default="eco",
+        help="o serviço: eco, sala de chat (nc, cliente.py e IRC) ou HTTP (padrão: eco)",
+    )
+    add(
+        "--motor",
+        choices=tuple(ENGINES),
+        default="threads",
+        help="uma thread por cliente, ou uma para todos, no Linux (padrão: threads)",
+    )
+
+
+def add_limits(add):
+    """Quem entra, quantos, e por quanto tempo."""
+    add(
+        "--max-clientes",
+        type=number(int, 1, 10**6, "um número"),
+        default=10**6,
+        metavar="N",
+        help="os que passam disso esperam na fila (padrão: o que os descritores permitem)",
+    )
+    add(
+        "--ocioso",
+        type=number(float, 0, 10**6, "segundos"),
+        default=0,
+        metavar="S",
+        help="desliga quem passa S segundos sem enviar nem ler; 0: nunca (padrão: 0)",
+    )
+    add(
+        "--permitir",
+        type=network,
+        action="append",
+        metavar="REDE",
+        help="só atende esta rede, como 192.168.1.0/24; pode repetir",
+    )
+
+
+def add_tls_options(add):
+    """Com quem se fala, e que ninguém mais ouça."""
+    add(
+        "--certificado",
+        metavar="ARQUIVO",
+        help="liga o TLS, com este certificado (PEM)",
+    )
+    add(
+        "--chave",
+        metavar="ARQUIVO",
+        help="a chave dele, se não está no mesmo arquivo",
+    )
+    add(
+        "--ca-clientes",
+        metavar="ARQUIVO",
+        help="exige dos clientes um certificado desta autoridade",
+    )
+
+
+def load_tls(args):
+    """O contexto TLS que as opções pedem; None sem elas."""
+    if not (args.certificado or args.chave or args.ca_clientes):
+        return None
+    if not args.certificado:
+        build_parser().error("--chave e --ca-clientes só valem junto de --certificado")
+    if args.motor == "epoll":
+        build_parser().error("TLS só com --motor threads: no epoll, o aperto de mão de um cliente "
+                             "pararia os outros")
+    return tls_context(True, args.certificado, args.chave, args.ca_clientes)
+
+
+def outside_addresses(family):
+    """Por onde outra máquina chega a esta. O connect() de UDP não envia nada: pergunta a rota."""
+    # Endereços reservados para exemplos (RFC 5737 e 3849).
+    probes = (socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")
+    for probe_family, probe in probes:
+        if family not in (probe_family, socket.AF_INET6):
+            continue
+        with contextlib.suppress(OSError), socket.socket(probe_family, socket.SOCK_DGRAM) as sock:
+            sock.connect((probe, 9))
+            yield sock.getsockname()[0]
+
+
+def inherited_listeners():
+    """Os sockets que o systemd já abriu, do descritor 3 em diante (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = os.environ.get("LISTEN_FDS", "0")
+    listeners = []
+    for fd in range(3, 3 + int(count if count.isdigit() else 1)):
+        listener = None
+        with contextlib.suppress(OSError):
+            # O descritor não existe, ou não é um socket: a frase é a mesma.
+            listener = socket.socket(fileno=os.dup(fd))
+            listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if listening and listener.family in (socket.AF_INET, socket.AF_INET6):
+                listeners.append(listener)
+                continue
+        for sock in filter(None, [listener, *listeners]):
+            sock.close()
+        raise Failure(f"LISTEN_FDS promete um socket TCP à escuta no descritor {fd}, e não é o que "
+                      "há lá. Na unidade .socket do systemd: ListenStream=5050")
+    return listeners
+
+
+def open_listener(host, port):
+    """socket(), bind() e listen()."""
+    listener = bound_socket(host, port, socket.SOCK_STREAM)
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        # Entre o bind() e o listen(), outro programa tomou a porta.
+        listener.close()
+        raise Failure(explain_bind(error, host, port))
+    return listener
+
+
+def explain_way(listener, args):
+    """Como chegar aqui: de outra máquina, se dá; se não, como abrir à rede."""
+    host, port = listener.getsockname()[:2]
     ip = ipaddress.ip_address(host.partition("%")[0])
-    ways = [f"./cliente.py {way} {port}" + " --tls" * bool(args.tls)
-            for way in (outside_addresses(sock.family) if ip.is_unspecified else [host])]
-    options = "".join(" " + shlex.quote(word) for word in sys.argv[1:] if word not in (args.endereco, str(args.porta)))
-    hint = f"só esta máquina chega aqui; para abrir à rede: ./servidor.py :: {port}{options}" if ip.is_loopback else \
-        "de outra máquina: " + ("\n              ou: ".join(ways) or "veja o endereço desta com ip addr")
-    print(f"modo {args.modo}, motor {args.motor}\n{hint}", file=sys.stderr, flush=True)
+    if ip.is_loopback:
+        everywhere = "::" if has_ipv6() else "0.0.0.0"
+        again = typed(everywhere, port, drop=(args.endereco, str(args.porta)))
+        return f"só esta máquina chega aqui; para abrir à rede: {again}"
+    if args.permitir and all(net.is_loopback for net in args.permitir):
+        return "só esta máquina chega aqui: --permitir não deixa entrar outra"
+    addresses = [host]
+    if ip.is_unspecified:
+        addresses = [address for address in outside_addresses(listener.family)
+                     if is_reachable(address, args.permitir)]
+    ways = [f"./cliente.py {address} {port}" + " --tls" * bool(args.tls) for address in addresses]
+    return "de outra máquina: " + ("\n              ou: ".join(ways)
+                                   or "veja o endereço desta com ip addr")
+
+
+def is_reachable(address, networks):
+    """Alguma das redes que podem entrar fala a família deste endereço, de fora desta máquina?"""
+    version = ipaddress.ip_address(address.partition("%")[0]).version
+    others = [net for net in networks or () if not net.is_loopback]
+    return not networks or any(net.version == version for net in others)
+
+
+def announce(listeners, args):
+    """A primeira linha diz onde escuta; as outras, em stderr, como chegar aqui."""
+    for listener in listeners:
+        host, port = listener.getsockname()[:2]
+        print(f"escutando em {host} porta {port}", flush=True)
+    print(f"modo {args.modo}, motor {args.motor}", file=sys.stderr)
+    if args.permitir:
+        print("só atende", ", ".join(map(str, args.permitir)), file=sys.stderr)
+    for listener in listeners:
+        print(explain_way(listener, args), file=sys.stderr, flush=True)
+
+
+# O que se escolhe em --modo e em --motor.
+SERVICES = {"eco": Echo, "chat": Chat, "http": Http}
+ENGINES = {"threads": ThreadEngine, "epoll": EpollEngine}
 
 
 def serve(args):
+    """Junta as peças: quem escuta, o serviço, o motor e a voz; e atende até SIGTERM ou Ctrl+C."""
     if args.motor == "epoll" and not hasattr(select, "epoll"):
         raise Failure("--motor epoll só existe no Linux. Aqui: ./servidor.py --motor threads")
-    args.tls = tls_context(args)
+    args.tls = load_tls(args)
     args.max_clientes = min(args.max_clientes, raise_fd_limit())
-    listener = inherited_listener() or open_listener(args.endereco, args.porta)
-    service = {"eco": Echo, "chat": Chat, "http": Http}[args.modo]()
-    engine = {"threads": ThreadEngine, "epoll": EpollEngine}[args.motor](listener, service, args)
-    screen, notes = Console(sys.stdout, engine.stop), Console(sys.stderr, lambda: None)
-    service.tell, engine.report = screen.tell, notes.tell
+    listeners = inherited_listeners() or [open_listener(args.endereco, args.porta)]
+    service = SERVICES[args.modo]()
+    engine = ENGINES[args.motor](listeners, service, args)
+    voice = Voice(engine.stop)
+    service.say = voice.say
+    engine.note = voice.note
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, engine.stop)
-    signal.set_wakeup_fd(engine.wake_w.fileno(), warn_on_full_buffer=False)  # acorda até quem ia começar a esperar
+    # Acorda até quem ia começar a esperar.
+    signal.set_wakeup_fd(engine.wake_w.fileno(), warn_on_full_buffer=False)
     try:
-        announce(listener, args)
+        announce(listeners, args)
         engine.run()
     finally:
         signal.set_wakeup_fd(-1)
         engine.close()
-        for console in (screen, notes):
-            console.end()
-            console.join(STOP_GRACE_S / 6)  # as últimas linhas, se alguém as lê
-    return int(screen.broken)
+        voice.close()
+    return int(voice.broken)
 
 
 def main(argv=None):

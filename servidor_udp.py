@@ -649,7 +649,7 @@ class Event(typing.NamedTuple):
     """O que aconteceu na sala. Quem o conta a uma pessoa, na língua dela, é um dialeto.
 
     welcome  nick chegou, e é ele quem ouve     entered  nick chegou, e ouvem os outros
-    named    nick é o seu novo apelido          renamed  nick mudou o apelido para text
+    named    nick, e é ele quem ouve, é text    renamed  nick é agora text, e ouvem os outros
     said     nick disse text                    left     nick foi embora
     acted    nick faz text (/me)                noticed  nick avisa text: robôs não respondem
 
@@ -701,7 +701,7 @@ class Room:
         self.nicks[member] = wanted
         told = [(self.hearers(member), Event("renamed", nick, wanted))]
         if not self.echo:
-            told.insert(0, ([member], Event("named", wanted)))
+            told.insert(0, ([member], Event("named", nick, wanted)))
         return told
 
     def say(self, member, text, kind="said"):
@@ -745,7 +745,7 @@ SPOKEN = {
     "welcome": "* bem-vindo à sala, {0.nick}. /ajuda mostra os comandos",
     "entered": "* {0.nick} entrou",
     "left": "* {0.nick} saiu",
-    "named": "* agora você é {0.nick}",
+    "named": "* agora você é {0.text}",
     "renamed": "* {0.nick} agora é {0.text}",
     "said": "<{0.nick}> {1}",
     "noticed": "<{0.nick}> {1}",

@@ -422,199 +422,37 @@ class Meter:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-class TestServidorPuro(unittest.TestCase):
-    """As partes puras de servidor.py: bytes entram, bytes saem."""
+# ---------------------------------------------------------------------------------------------
+# servidor.py
+#
+# Uma classe por parte do script, na ordem dele. O que vale nos dois motores está numa mistura (ChatTests),
+# e roda em cada um: TestServidorChat, com threads, e TestServidorChatEpoll.
+
+class ServerTestCase(ScriptTestCase):
+    """servidor.py num motor, e as palavras de quem conversa com ele."""
+    motor = "threads"
 
     @classmethod
     def setUpClass(cls):
+        if cls.motor == "epoll" and not hasattr(select, "epoll"):
+            raise unittest.SkipTest("epoll só existe no Linux")
         cls.servidor = load("servidor.py")
-
-    def test_broken_outbox_keeps_nothing(self):
-        """Quem não lê e cai não deixa 512 KiB na memória até que o Python resolva recolher o lixo."""
-        def write(data):
-            box.put(b"x" * 1000)
-            raise BrokenPipeError
-        ended = mock.Mock()
-        box = self.servidor.Outbox(write, 1000, ended)
-        box.put(b"oi")
-        box.run()
-        self.assertEqual((box.broken, len(box.box)), (True, 0))
-        ended.assert_called_once_with()
-
-    def test_full_disk_does_not_end_the_room(self):
-        """A saída pode ser um arquivo num disco cheio: perde-se o texto, não a sala. Um cano fechado é o fim."""
-        for number, broken in ((errno.ENOSPC, False), (errno.EPIPE, True)):
-            ended = mock.Mock()
-            with mock.patch("sys.stdout", encoding="utf-8") as stdout:
-                stdout.buffer.raw.write.side_effect = [OSError(number, ""), 2]
-                console = self.servidor.Console(stdout, ended)
-                console.tell("a")
-                until = time.monotonic() + WATCHDOG_S
-                while not stdout.buffer.raw.write.called and time.monotonic() < until:
-                    time.sleep(0.001)
-                console.tell("b")
-                console.end()
-                console.join(WATCHDOG_S)
-            self.assertEqual((console.broken, stdout.buffer.raw.write.call_count), (broken, 1 if broken else 2))
-            ended.assert_called_once_with()
-
-    def test_line_buffer(self):
-        table = (("uma linha", [b"oi\n"], ["oi"]), ("CRLF", [b"oi\r\n"], ["oi"]), ("duas", [b"a\nb\n"], ["a", "b"]),
-                 ("sem fim", [b"oi"], []), ("em pedaços", [b"o", b"i", b"\n"], ["oi"]), ("vazia", [b"\n"], [""]),
-                 ("ç partido", [b"\xc3", b"\xa7\n"], ["ç"]), ("UTF-8 inválido", [b"a\xffb\n"], ["a\ufffdb"]),
-                 ("no limite", [b"x" * 1024 + b"\n"], ["x" * 1024]))
-        for name, chunks, lines in table:
-            with self.subTest(name):
-                buffer = self.servidor.LineBuffer()
-                self.assertEqual([line for chunk in chunks for line in buffer.feed(chunk)], lines)
-        for name, chunks in (("com fim", [b"x" * 1025 + b"\n"]), ("sem fim", [b"x" * 1025]),
-                             ("depois de uma boa", [b"ok\n" + b"x" * 1025])):
-            with self.subTest("longa demais, " + name), self.assertRaises(self.servidor.ProtocolError):
-                buffer = self.servidor.LineBuffer()
-                for chunk in chunks:
-                    buffer.feed(chunk)
-
-    def test_line_buffer_cut_anywhere(self):
-        """Cortada em qualquer ponto, a conversa dá as mesmas linhas."""
-        data = "olá, ç e 🙂\r\n\nfim\n".encode()
-        for cut in range(len(data) + 1):
-            buffer = self.servidor.LineBuffer()
-            self.assertEqual(buffer.feed(data[:cut]) + buffer.feed(data[cut:]), ["olá, ç e 🙂", "", "fim"])
-
-    def test_parse_command(self):
-        for line, command in (("oi", ("", "oi")), ("/quem", ("quem", "")), ("/NICK ana", ("nick", "ana")),
-                              ("/msg ana oi, tudo bem", ("msg", "ana oi, tudo bem")), ("/", ("", "")), ("", ("", ""))):
-            with self.subTest(line):
-                self.assertEqual(self.servidor.parse_command(line), command)
-
-    def test_valid_nick(self):
-        """S3: o que não se vê, ou quer dizer outra coisa, não é apelido; o que se lê igual é um só."""
-        room, enter = self.servidor.Room(), self.servidor.Room.enter
-        for member, nick in enumerate(("ana", "José", "x" * 20, "日本")):
-            enter(room, member, nick)
-        for nick in ("", "x" * 21, "a b", "a\x1b[31m", "a\tb", "a\u202eb", "/ana", "\u3164", "\u2800", "\u115f",
-                     "bi\u034fa", "ana!x", ":ana", "#sala", "ANA", "Jose\u0301", "ａｎａ"):
-            with self.subTest(nick), self.assertRaises(self.servidor.ProtocolError):
-                enter(room, 9, nick)
-        self.assertEqual(room.who(), ["José", "ana", "x" * 20, "日本"])
-
-    def test_room(self):
-        """A sala, pura: cada pedido devolve quem ouve o quê, e na ordem."""
-        Event, ProtocolError = self.servidor.Event, self.servidor.ProtocolError
-        room = self.servidor.Room()
-        self.assertEqual(room.enter(1), [([1], Event("welcome", "visitante1")), ([], Event("entered", "visitante1"))])
-        self.assertEqual(room.enter(2, "bia")[1], ([1], Event("entered", "bia")))
-        self.assertEqual(room.rename(1, "ana"),
-                         [([1], Event("named", "ana")), ([2], Event("renamed", "visitante1", "ana"))])
-        self.assertEqual(room.rename(1, "Ana")[1], ([2], Event("renamed", "ana", "Ana")))
-        self.assertEqual(room.enter(3)[0], ([3], Event("welcome", "visitante1")))
-        self.assertEqual(room.say(1, "oi"), [([2, 3], Event("said", "Ana", "oi"))])
-        self.assertEqual(room.say(1, "acena", "acted"), [([2, 3], Event("acted", "Ana", "acena"))])
-        self.assertEqual(room.say(1, ""), [])
-        self.assertEqual(room.whisper(2, "ANA", "psiu"), [([1], Event("said", "bia", "psiu", "ANA"))])
-        for refused in (lambda: room.whisper(2, "caio", "psiu"), lambda: room.whisper(2, "ana", ""),
-                        lambda: room.rename(2, "ANA"), lambda: room.rename(2, "a b"), lambda: room.enter(4, "bia")):
-            self.assertRaises(ProtocolError, refused)
-        self.assertEqual(room.who(), ["Ana", "bia", "visitante1"])
-        self.assertEqual(room.leave(2), [([1, 3], Event("left", "bia"))])
-        room.enter(4, "bia")
-
-    def test_room_with_echo(self):
-        """Em UDP, quem fala também se ouve: só isto lhe mostra que a linha chegou. O membro é o endereço."""
-        room, ana, bia = self.servidor.Room(echo=True), ("127.0.0.1", 1), ("127.0.0.1", 2)
-        room.enter(ana, "ana")
-        self.assertEqual(room.enter(bia, "bia")[1][0], [ana])
-        self.assertEqual(room.say(("127.0.0.1", 1), "oi")[0][0], [ana, bia])
-        self.assertEqual([members for members, _ in room.rename(ana, "eva")], [[ana, bia]])
-        self.assertEqual(room.whisper(bia, "eva", "psiu")[0][0], [ana, bia])
-        self.assertEqual(room.whisper(bia, "bia", "psiu")[0][0], [bia])
-
-    def test_parse_request(self):
-        method, target, headers = self.servidor.parse_request(b"GET /a?b=1 HTTP/1.1\r\nHost: x\r\nA:  b c \r\nVazio:")
-        self.assertEqual((method, target), ("GET", "/a?b=1"))
-        self.assertEqual(headers, [("Host", "x"), ("A", "b c"), ("Vazio", "")])
-        for bad in (b"", b"oi", b"GET /", b"GET / HTTP/2.0", b"GET  / HTTP/1.1", b"G\xc3\xa7T / HTTP/1.1",
-                    b"GET / HTTP/1.1\r\nsem dois pontos", b"GET / HTTP/1.1\r\nEspaco : x",
-                    b"GET / HTTP/1.1\r\n dobrado: x"):
-            with self.subTest(bad), self.assertRaises(self.servidor.ProtocolError):
-                self.servidor.parse_request(bad)
-
-    def test_parse_request_takes_linear_time(self):
-        """Um cabeçalho cheio de espaços não prende o servidor: uma regex que volta atrás levaria minutos nele."""
-        def expired(*_):
-            raise AssertionError("ainda não leu o cabeçalho")
-        self.addCleanup(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, expired))
-        self.addCleanup(signal.alarm, 0)
-        signal.alarm(WATCHDOG_S)
-        spaces = b" " * (1 << 18)
-        _, _, headers = self.servidor.parse_request(b"GET / HTTP/1.1\r\nX: a" + spaces + b"b" + spaces)
-        self.assertEqual(headers, [("X", f"a{spaces.decode()}b")])
-
-    def test_request_cut_anywhere(self):
-        """Cortado em qualquer ponto, o pedido tem uma resposta só, e só quando acabou."""
-        for request in (b"GET / HTTP/1.1\r\nA: b\r\n\r\n", b"GET / HTTP/1.0\nA: b\n\n"):
-            for cut in range(1, len(request)):
-                http, client = self.servidor.Http(), mock.Mock()
-                http.tell = mock.Mock()
-                http.on_connect(client)
-                http.on_data(client, memoryview(request)[:cut])
-                client.close.assert_not_called()
-                http.on_data(client, request[cut:])
-                client.close.assert_called_once()
-                self.assertIn(b"200 OK", client.close.call_args[0][0])
-                client.closing = True
-                http.on_timeout(client, "demorou demais")  # chegou tarde: já teve resposta
-                client.close.assert_called_once()
-
-    def test_random_bytes(self):
-        """Bytes ao acaso: ou um pedido, ou ProtocolError; ou linhas, ou ProtocolError. Nunca outra coisa."""
-        rng = random.Random(SEED)
-        for turn in range(2000):
-            data = bytes(rng.choice(b"GET /\r\n HTP.1:ab\xff\x1b") for _ in range(rng.randrange(80)))
-            with self.subTest(semente=SEED, volta=turn), contextlib.suppress(self.servidor.ProtocolError):
-                self.servidor.parse_request(data)
-                self.servidor.LineBuffer().feed(data)
-
-    def test_chat_does_not_talk_to_the_gone(self):
-        """Quem já foi desligado, e de quem o motor ainda não deu notícia, não custa um send() que falha por linha."""
-        chat = self.servidor.Chat()
-        chat.tell = lambda text: None
-        ana, bia, gone = (mock.Mock(closing=False, deadline=None) for _ in range(3))
-        for client in (ana, bia, gone):
-            chat.on_connect(client)
-        gone.closing = True
-        gone.send.reset_mock()
-        chat.on_data(ana, b"oi\n")
-        bia.send.assert_called_with(b"<visitante1> oi\n")
-        gone.send.assert_not_called()
-
-    def test_http_response(self):
-        head, _, body = self.servidor.http_response(200, "título", "<p>ç").partition(b"\r\n\r\n")
-        self.assertTrue(head.startswith(b"HTTP/1.1 200 OK\r\n"))
-        self.assertIn(b"Content-Length: %d" % len(body), head)
-        for header in (b"Connection: close", b"Content-Security-Policy: default-src 'none'"):
-            self.assertIn(header, head)
-
-    def test_escape(self):
-        for raw, shown in (("ok ç 🙂", "ok ç 🙂"), ("\x1b]0;x\x07", r"\x1b]0;x\x07"), ("a\nb", r"a\nb"),
-                           ("\x9b", r"\x9b"), ("\u202e", r"\u202e"), ("\ud800", r"\ud800")):
-            self.assertEqual(self.servidor.escape(raw), shown)
-
-    def test_is_allowed(self):
-        nets = [self.servidor.network("192.168.1.0/24"), self.servidor.network("fe80::/10")]
-        for host, allowed in (("192.168.1.7", True), ("192.168.2.7", False), ("::ffff:192.168.1.7", True),
-                              ("fe80::1%eth0", True), ("::1", False)):
-            with self.subTest(host):
-                self.assertEqual(self.servidor.is_allowed(host, nets), allowed)
-        self.assertTrue(self.servidor.is_allowed("10.0.0.1", []))
-
-
-class ServerTests:
-    """O que vale nos dois motores. As subclasses dizem qual."""
-    motor = None
 
     def serve(self, *args, host="127.0.0.1", port=0, **options):
         return self.spawn("servidor.py", host, port, "--motor", self.motor, *args, **options)
+
+    def naive(self, after_listen=""):
+        """Roda o programa ingênuo da docstring numa porta livre: (a porta, o processo)."""
+        port = free_port()
+        first, rest = naive_program("servidor.py").replace("5050", str(port)).split("\n", 1)
+        code = "\n".join(["import resource, socket", first, after_listen, "print(flush=True)", rest])
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        process.stdout.readline()
+        return types.SimpleNamespace(host="127.0.0.1", port=port), process
 
     def join(self, server, nick=None, rcvbuf=None):
         """Entra no chat, com este apelido."""
@@ -628,14 +466,45 @@ class ServerTests:
     def serve_with(self, service, *args, **options):
         """Uma cópia do servidor em que o eco é este serviço (o código de uma classe Echo)."""
         source = (HERE / "servidor.py").read_text(encoding="utf-8")
-        source, found = re.subn(r"class Echo\(Service\):.*?(?=class Chat\(Service\):)",
+        source, found = re.subn(r"class Echo\(Service\):.*?(?=# Exercício)",
                                 lambda match: textwrap.dedent(service) + "\n\n", source, flags=re.S)
         self.assertEqual(found, 1)
         script = self.folder() / "servidor.py"
         script.write_text(source, encoding="utf-8")
         return self.spawn(script, "127.0.0.1", 0, "--motor", self.motor, *args, **options)
 
-    # eco
+    def read_all(self, sock):
+        chunks = []
+        while True:
+            chunk = sock.recv(1 << 20)
+            if not chunk:
+                return b"".join(chunks)
+            chunks.append(chunk)
+
+    def activated(self, listener):
+        """Sobe o servidor como o systemd faz: dup2 para o descritor 3, e exec no mesmo processo."""
+        starter = (f"import os, sys; os.dup2({listener.fileno()}, 3); os.environ.update(LISTEN_FDS='1', "
+                   "LISTEN_PID=str(os.getpid())); os.execv(sys.argv[1], sys.argv[1:])")
+        return self.spawn("servidor.py", "--motor", self.motor, prefix=(sys.executable, "-c", starter),
+                          pass_fds=(listener.fileno(),))
+
+    def ask(self, server, request):
+        conn = self.connect(server)
+        conn.send(request)
+        return conn.expect_eof()
+
+    def engine(self, *args):
+        """Um motor sem processo à volta, com o módulo de que ele veio; o socket que escuta é de mentira."""
+        servidor = load("servidor.py")
+        args = servidor.build_parser().parse_args(args)
+        args.tls = None
+        engine = servidor.ThreadEngine([mock.Mock()], servidor.Http(), args)
+        self.addCleanup(engine.close)
+        return servidor, engine
+
+
+class EchoTests:
+    """Um serviço diz o que fazer com os bytes."""
 
     def test_echo_and_half_close(self):
         server = self.serve()
@@ -656,198 +525,97 @@ class ServerTests:
         sender.join()
         self.assertEqual(hashlib.sha256(back).digest(), hashlib.sha256(data).digest())
 
-    def read_all(self, sock):
-        chunks = []
-        while True:
-            chunk = sock.recv(1 << 20)
-            if not chunk:
-                return b"".join(chunks)
-            chunks.append(chunk)
-
-    def test_client_that_does_not_read_costs_bounded_memory(self):
-        """Quem só envia é freado pelo TCP; o servidor não guarda o que ele não lê, e atende os outros."""
-        server = self.serve()
-        meter, other = Meter(server), self.connect(server)
-        other.send(b"antes")
-        other.expect(b"antes")
-        before = meter.rss()
-        conn = self.connect(server, rcvbuf=4096)
-        conn.sock.settimeout(0.3)
-        sent = 0
-        with self.assertRaises(socket.timeout):
-            while sent < 1 << 28:
-                sent += conn.sock.send(b"x" * 65536)
-        self.assertLess(meter.rss() - before, 4 << 20)
-        other.send(b"e os outros?")
-        other.expect(b"e os outros?")
-
-    def test_reset_clients_leave_nothing_behind(self):
-        """1.000 conexões terminadas por RST: os outros não notam; descritores e threads voltam ao que eram."""
-        server = self.serve()
-        meter, other = Meter(server), self.connect(server)
-        other.send(b"oi")
-        other.expect(b"oi")
-        fds, threads = meter.fds(), meter.threads()
-        for turn in range(1000):
+    def test_broken_service_ends_only_its_client(self):
+        """Um erro de programação em qualquer chamada de um serviço aparece, e acaba só com aquele cliente."""
+        server = self.serve_with("""
+            class Echo(Service):
+                def on_connect(self, client):
+                    client.session, client.deadline = b"", time.monotonic() + 0.2
+                def on_data(self, client, data):
+                    client.session = bytes(data)
+                    if client.session == b"dados":
+                        raise KeyError("dados")
+                    client.send(client.session)
+                def on_timeout(self, client, why):
+                    raise KeyError("prazo")
+                def on_close(self, client):
+                    if client.session == b"fim":
+                        raise KeyError("fim")
+            """, "--max-clientes", 1, constants={"TICK_S": 0.05})  # um lugar só: perdido, ninguém mais seria atendido
+        self.connect(server).expect_eof()  # o prazo
+        for word in ("dados", "fim", "bem"):
             conn = self.connect(server)
-            conn.send(b"x" * (turn % 3))
-            conn.reset()
-        self.until(lambda: (meter.fds(), meter.threads()) == (fds, threads), "descritores e threads de volta")
-        other.send(b"ainda aqui")
-        other.expect(b"ainda aqui")
+            conn.send(word)
+            if word != "dados":
+                conn.expect(word)
+            conn.half_close()
+            conn.expect_eof()
+        server.kill(signal.SIGTERM)
+        self.assertEqual(server.wait(), 0)
+        self.assertEqual(set(re.findall(r"^KeyError: '(\w+)'", server.errors(), re.M)), {"dados", "fim", "prazo"})
+        server.check = lambda status: None  # os tracebacks, aqui, são o que se esperava
 
-    def test_ipv6_and_dual_stack(self):
-        if not socket.has_ipv6 or not can(sys.executable, "-c", "import socket; socket.socket(10).bind(('::1', 0))"):
-            self.skipTest("esta máquina não tem IPv6")
-        for everywhere in ("::", "0::0"):
-            server = self.serve(host=everywhere)
-            for host in ("::1", "127.0.0.1"):
-                conn = self.connect(server, host)
-                conn.send(host)
-                conn.expect(host)
 
-    def test_tells_how_to_reach_it(self):
-        """A linha que se copia para o cliente: 0.0.0.0 não é um endereço a que se possa ir."""
-        self.serve().expect_error(r"só esta máquina chega aqui.*\./servidor\.py :: \d+ --motor \w+$")
-        self.serve("--modo", "chat").expect_error(r"\./servidor\.py :: \d+.* --modo chat( |$)")
-        server = self.serve(host="0.0.0.0")
-        self.assertNotIn("0.0.0.0", server.expect_error("de outra máquina: .*")[0])
-        self.assertNotIn("./cliente.py 0.0.0.0", server.errors())
+class TestServidorEcho(EchoTests, ServerTestCase):
+    """Um serviço diz o que fazer com os bytes. Com threads."""
 
-    def test_host_name(self):
-        self.assertIn(self.serve(host="localhost").host, ("127.0.0.1", "::1"))
-
-    def test_few_descriptors(self):
-        """ulimit -n 64 e 200 clientes de uma vez: sem girar, sem cair, e todos são atendidos, em turnos."""
-        server = self.serve(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
-        conns = [self.connect(server) for _ in range(200)]
-        for conn in conns:
-            conn.send(b"oi")
-        conns[0].expect(b"oi")
-        meter = Meter(server)
-        self.until(lambda: meter.fds() >= 48, "o servidor encheu")
-        spent, begin = meter.cpu(), time.monotonic()
-        conns[1].expect(b"oi")
-        time.sleep(0.5)  # não se espera um estado: é o intervalo em que se mede a CPU
-        self.assertLess(meter.cpu() - spent, (time.monotonic() - begin) / 2, "girando à toa")
-        for conn in conns[2:]:  # cada um que sai dá lugar a outro
-            conns[0].close()
-            conn.expect(b"oi")
-            conn.close()
-
-    def test_idle_clients_are_closed(self):
-        server = self.serve("--ocioso", 0.2, constants={"TICK_S": 0.05})
-        self.assertEqual(self.connect(server).expect_eof(), b"")
-
-    def test_active_clients_are_not_idle(self):
-        """Com tráfego, o prazo de --ocioso não conta, por mais que a conversa dure."""
-        conn = self.connect(self.serve("--ocioso", 0.4, constants={"TICK_S": 0.05}))
-        deadline = time.monotonic() + 0.9
-        while time.monotonic() < deadline:
-            conn.send(b"x")
-            conn.expect(b"x")
-
-    def test_allowed_networks(self):
-        server = self.serve("--permitir", "192.0.2.0/24", "--permitir", "::1/128", "--verbose")
-        self.assertEqual(self.connect(server).expect_eof(), b"")
-        server.expect_error("fora das redes de --permitir")
-        conn = self.connect(self.serve("--permitir", "127.0.0.0/8"))
-        conn.send(b"oi")
-        conn.expect(b"oi")
-
-    def test_verbose_escapes(self):
-        server = self.serve("--verbose")
+    def test_naive_program(self):
+        """O programa ingênuo da docstring roda, e devolve uma linha."""
+        server, _ = self.naive()
         conn = self.connect(server)
-        conn.send(b"\x1b]0;x\x07\n")
-        conn.expect(b"\n")
-        line = server.expect_error(r"<- 127.0.0.1 porta \d+ \d+ B .*")[0]
-        self.assertIn(r"\x1b]0;x\x07", line)
-        self.assertNotIn("\x1b", server.errors())
+        conn.send(b"oi\n")
+        conn.expect(b"oi\n")
 
-    def test_verbose_that_nobody_reads(self):
-        """stderr num cano cheio: nenhum cliente espera por ele, nem o fim; e duas threads não misturam linhas."""
-        unread, fill = self.stderr_nobody_reads()
-        server = self.serve("--verbose", **unread)
-        conn = self.connect(server)
-        conn.send(b"a")
-        conn.expect(b"a")  # as linhas do começo já saíram
-        fill()
-        for _ in range(3):
-            other = self.connect(server)
-            other.send(b"b")
-            other.expect(b"b")
-        self.stop(server)
+    def test_escape(self):
+        for raw, shown in (("ok ç 🙂", "ok ç 🙂"), ("\x1b]0;x\x07", r"\x1b]0;x\x07"), ("a\nb", r"a\nb"),
+                           ("\x9b", r"\x9b"), ("\u202e", r"\u202e"), ("\ud800", r"\ud800")):
+            self.assertEqual(self.servidor.escape(raw), shown)
 
-    # parar e recomeçar
 
-    def test_stop_with_clients_in_every_state(self):
-        """SIGTERM e Ctrl+C: estado 0, com 50 clientes ociosos, mudos, entupidos, meio fechados e caídos."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            for mode in ("eco", "chat", "http"):
-                with self.subTest(sinal=number, modo=mode):
-                    server = self.serve("--modo", mode)
-                    conns = [self.connect(server, rcvbuf=4096) for _ in range(50)]
-                    for index, conn in enumerate(conns):
-                        conn.sock.setblocking(False)
-                        with contextlib.suppress(BlockingIOError):
-                            if index % 5 == 1:
-                                conn.sock.send(b"meia linha")
-                            elif index % 5 == 2:
-                                while mode == "eco":
-                                    conn.sock.send(b"x" * 65536)
-                            elif index % 5 == 3:
-                                conn.half_close()
-                            elif index % 5 == 4:
-                                conn.reset()
-                    self.stop(server, number)
 
-    def test_restart_at_once_on_the_same_port(self):
-        """Parado com clientes conectados, sobe de novo na mesma porta, na hora (SO_REUSEADDR)."""
-        port = free_port()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            server = self.serve(port=port)
-            self.assertEqual(server.port, port)
-            conn = self.connect(server)
-            conn.send(b"oi")
-            conn.expect(b"oi")
-            self.stop(server, number)
+class TestServidorEchoEpoll(EchoTests, ServerTestCase):
+    """Um serviço diz o que fazer com os bytes. Com epoll."""
+    motor = "epoll"
 
-    def test_systemd_socket_activation(self):
-        """O systemd abre o socket e o entrega no descritor 3, com LISTEN_PID e LISTEN_FDS."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-            server = self.activated(listener)
-            self.assertEqual(server.port, port)
-        conn = self.connect(server)
-        conn.send(b"oi")
-        conn.expect(b"oi")
 
-    def activated(self, listener):
-        """Sobe o servidor como o systemd faz: dup2 para o descritor 3, e exec no mesmo processo."""
-        starter = (f"import os, sys; os.dup2({listener.fileno()}, 3); os.environ.update(LISTEN_FDS='1', "
-                   "LISTEN_PID=str(os.getpid())); os.execv(sys.argv[1], sys.argv[1:])")
-        return self.spawn("servidor.py", "--motor", self.motor, prefix=(sys.executable, "-c", starter),
-                          pass_fds=(listener.fileno(),))
+class TestServidorLineBuffer(ServerTestCase):
+    """Os pedaços do TCP viram linhas, e o TELNET fica de fora."""
 
-    def test_systemd_lies(self):
-        starter = ("import os, sys; os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
-                   "os.execv(sys.argv[1], sys.argv[1:])")
-        result = self.run_script("servidor.py", "--motor", self.motor, prefix=(sys.executable, "-c", starter))
-        self.assert_one_line_error(result, "LISTEN_FDS")
+    def lines(self, *chunks):
+        buffer = self.servidor.LineBuffer()
+        return [line for chunk in chunks for line in buffer.feed(chunk)]
 
-    def test_head_closes_the_pipe(self):
-        """`./servidor.py --modo chat | head -1`: acaba quieto quando tem o que dizer e ninguém lê."""
-        read, write = os.pipe()
-        server = self.serve("--modo", "chat", status=1, ready=None, stdout=write)
-        os.close(write)
-        match = re.match(READY, os.read(read, 4096).decode())
-        os.close(read)
-        server.host, server.port = match["host"], int(match["port"])
-        self.connect(server)
-        self.assertEqual(server.wait(), 1)
-        self.assertNotRegex(server.errors(), "erro:|rror")
+    def test_line_buffer(self):
+        table = (("uma linha", [b"oi\n"], ["oi"]), ("CRLF", [b"oi\r\n"], ["oi"]), ("duas", [b"a\nb\n"], ["a", "b"]),
+                 ("sem fim", [b"oi"], []), ("em pedaços", [b"o", b"i", b"\n"], ["oi"]), ("vazia", [b"\n"], [""]),
+                 ("ç partido", [b"\xc3", b"\xa7\n"], ["ç"]), ("UTF-8 inválido", [b"a\xffb\n"], ["a\ufffdb"]),
+                 ("no limite", [b"x" * 1024 + b"\n"], ["x" * 1024]))
+        for name, chunks, lines in table:
+            with self.subTest(name):
+                self.assertEqual(self.lines(*chunks), lines)
+        for name, chunks in (("com fim", [b"x" * 1025 + b"\n"]), ("sem fim", [b"x" * 1025]),
+                             ("depois de uma boa", [b"ok\n" + b"x" * 1025])):
+            with self.subTest("longa demais, " + name), self.assertRaises(self.servidor.ProtocolError):
+                self.lines(*chunks)
 
-    # chat
+    def test_line_buffer_cut_anywhere(self):
+        """Cortada em qualquer ponto, a conversa dá as mesmas linhas."""
+        data = "olá, ç e 🙂\r\n\nfim\n".encode()
+        for cut in range(len(data) + 1):
+            self.assertEqual(self.lines(data[:cut], data[cut:]), ["olá, ç e 🙂", "", "fim"])
+
+    def test_random_bytes(self):
+        """Bytes ao acaso: ou um pedido, ou ProtocolError; ou linhas, ou ProtocolError. Nunca outra coisa."""
+        rng = random.Random(SEED)
+        for turn in range(2000):
+            data = bytes(rng.choice(b"GET /\r\n HTP.1:ab\xff\x1b") for _ in range(rng.randrange(80)))
+            with self.subTest(semente=SEED, volta=turn), contextlib.suppress(self.servidor.ProtocolError):
+                self.servidor.parse_request(data)
+                self.lines(data)
+
+
+class ChatTests:
+    """A sala: quem ouve o quê, e como se diz."""
 
     def test_chat_conversation(self):
         server = self.serve("--modo", "chat")
@@ -914,78 +682,6 @@ class ServerTests:
         ana, bia = self.join(server, "ana"), self.join(server, "bia")
         ana.send("".join(f"linha {n}\n" for n in range(2000)))
         bia.expect("<ana> linha 1999\n")
-
-    def test_console_shows_every_line(self):
-        """Quem guarda a conversa (`| tee conversa.log`) a tem inteira, mesmo que alguém cole vinte mil linhas."""
-        server = self.serve("--modo", "chat", constants={"STOP_GRACE_S": WATCHDOG_S})
-        ana = self.join(server, "ana")
-        ana.send("".join(f"linha {n}\n" for n in range(20000)) + "/sair\n")
-        ana.expect_eof()
-        self.stop(server)
-        self.assertEqual(server.output.data.count(b"<ana> linha "), 20000)
-
-    def test_stopped_console(self):
-        """Um terminal parado (Ctrl+S: o cano da saída cheio) não para a sala, nem o fim do servidor."""
-        read, write = os.pipe()
-        self.addCleanup(os.close, read)
-        server = self.serve("--modo", "chat", ready=None, stdout=write)
-        os.close(write)
-        match = re.match(READY, os.read(read, 4096).decode())
-        server.host, server.port = match["host"], int(match["port"])
-        ana, bia = self.join(server, "ana"), self.join(server, "bia")
-        for turn in range(150):
-            ana.send(f"{turn} " + "x" * 1000 + "\n")  # no cano cabem 64 KiB
-            bia.expect(f"<ana> {turn} ")
-        self.stop(server)
-
-    def test_broken_service_ends_only_its_client(self):
-        """Um erro de programação em qualquer chamada de um serviço aparece, e acaba só com aquele cliente."""
-        server = self.serve_with("""
-            class Echo(Service):
-                def on_connect(self, client):
-                    client.session, client.deadline = b"", time.monotonic() + 0.2
-                def on_data(self, client, data):
-                    client.session = bytes(data)
-                    if client.session == b"dados":
-                        raise KeyError("dados")
-                    client.send(client.session)
-                def on_timeout(self, client, why):
-                    raise KeyError("prazo")
-                def on_close(self, client):
-                    if client.session == b"fim":
-                        raise KeyError("fim")
-            """, "--max-clientes", 1, constants={"TICK_S": 0.05})  # um lugar só: perdido, ninguém mais seria atendido
-        self.connect(server).expect_eof()  # o prazo
-        for word in ("dados", "fim", "bem"):
-            conn = self.connect(server)
-            conn.send(word)
-            if word != "dados":
-                conn.expect(word)
-            conn.half_close()
-            conn.expect_eof()
-        server.kill(signal.SIGTERM)
-        self.assertEqual(server.wait(), 0)
-        self.assertEqual(set(re.findall(r"^KeyError: '(\w+)'", server.errors(), re.M)), {"dados", "fim", "prazo"})
-        server.check = lambda status: None  # os tracebacks, aqui, são o que se esperava
-
-    def test_last_words_larger_than_the_buffers(self):
-        """A despedida que não cabe no kernel chega inteira, e depois dela o fim; também a quem já fechou a ida."""
-        server = self.serve_with("""
-            class Echo(Service):
-                def on_connect(self, client):
-                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-                def on_data(self, client, data):
-                    client.close(b"x" * 200000)
-                def on_close(self, client):
-                    if not client.closing:
-                        client.send(b"y" * 200000)
-            """, constants={"LINGER_S": 10**6})
-        conn = self.connect(server, rcvbuf=4096)
-        conn.send(b"adeus")
-        self.assertEqual(conn.expect_eof(), b"x" * 200000)
-        conn = self.connect(server, rcvbuf=4096)
-        conn.half_close()
-        self.assertEqual(conn.expect_eof(), b"y" * 200000)
 
     def test_chat_last_line_without_newline(self):
         """printf 'oi' | nc -N: a linha sem fim de quem saiu também foi dita."""
@@ -1093,62 +789,11 @@ class ServerTests:
             thread.join()
         self.assertEqual(set(lines), {b"<t%d> %s\n" % (n, b"abcd"[n:n + 1] * 500) for n in range(4)})
 
-    # HTTP
-
-    def ask(self, server, request):
-        conn = self.connect(server)
-        conn.send(request)
-        return conn.expect_eof()
-
-    def test_http_shows_the_request(self):
-        server = self.serve("--modo", "http")
-        answer = self.ask(server, b"GET /a<b> HTTP/1.1\r\nHost: x\r\nX-Mal: <script>\x1b\r\n\r\n")
-        head, _, body = answer.partition(b"\r\n\r\n")
-        self.assertTrue(head.startswith(b"HTTP/1.1 200 OK\r\n"))
-        self.assertIn(b"Content-Length: %d\r\n" % len(body), head)
-        self.assertIn(b"GET /a&lt;b&gt;", body)
-        self.assertIn(rb"<td>X-Mal<td>&lt;script&gt;\x1b", body)
-        server.expect(r"GET /a<b>")
-
-    def test_http_line_feeds_and_head(self):
-        server = self.serve("--modo", "http")
-        self.assertIn(b"200 OK", self.ask(server, b"GET / HTTP/1.0\n\n"))
-        self.assertTrue(self.ask(server, b"HEAD / HTTP/1.1\r\n\r\n").endswith(b"\r\n\r\n"))
-
-    def test_http_refusals(self):
-        server = self.serve("--modo", "http")
-        self.assertIn(b"HTTP/1.1 400 ", self.ask(server, b"oi\n"))
-        self.assertIn(b"HTTP/1.1 400 ", self.ask(server, b"\x16\x03\x01\x02\x00\n\n"))
-        self.assertIn(b"HTTP/1.1 431 ", self.ask(server, b"GET / HTTP/1.1\r\nX: " + b"x" * 20000))
-
-    def test_http_answer_survives_unread_body(self):
-        """Um corpo que ninguém leu não pode virar um RST que apaga a resposta no caminho."""
-        answer = self.ask(self.serve("--modo", "http"), b"POST / HTTP/1.1\r\n\r\n" + b"x" * 300000)
-        self.assertIn(b"200 OK", answer)
-        self.assertIn(b"</html>", answer)
-
-    def test_http_slow_request(self):
-        """O prazo é do cabeçalho inteiro: um byte de vez em quando não o renova."""
-        conn = self.connect(self.serve("--modo", "http", constants={"HEADER_TIMEOUT_S": 0.3, "TICK_S": 0.05}))
-        conn.sock.settimeout(0.05)
-        conn.send(b"GET / HTTP/1.1\r\nX: ")
-        answer, deadline = b"", time.monotonic() + WATCHDOG_S
-        while not answer and time.monotonic() < deadline:
-            conn.send(b"x")
-            with contextlib.suppress(socket.timeout):
-                answer = conn.sock.recv(4096)
-        self.assertIn(b"HTTP/1.1 408 ", answer)
-
     def test_chat_escapes_answers_too(self):
         """O que volta a quem digitou também é escapado: destino de /msg e comando desconhecido."""
         conn = self.join(self.serve("--modo", "chat"))
         conn.send(b"/msg \x1b[2J oi\n/x\x1b[2J\n")
         self.assertNotIn(b"\x1b", conn.expect("não conheço /x") + conn.expect("\n"))
-
-    def test_http_console_is_escaped(self):
-        server = self.serve("--modo", "http")
-        self.ask(server, b"GET /\x1b]0;x\x07 HTTP/1.1\r\n\r\n")
-        server.expect(r"GET /\\x1b\]0;x\\x07")
 
     def test_chat_nickname_differs_only_in_case(self):
         server = self.serve("--modo", "chat")
@@ -1170,6 +815,223 @@ class ServerTests:
         self.assertNotIn(b"depois", caio.expect("* bia saiu\n"))
         ana.send("fim\n")
         self.assertNotIn(b"depois", caio.expect("<ana> fim\n"))
+
+
+class TestServidorChat(ChatTests, ServerTestCase):
+    """A sala: quem ouve o quê, e como se diz. Com threads."""
+
+    def test_parse_command(self):
+        for line, command in (("oi", ("", "oi")), ("/quem", ("quem", "")), ("/NICK ana", ("nick", "ana")),
+                              ("/msg ana oi, tudo bem", ("msg", "ana oi, tudo bem")), ("/", ("", "")), ("", ("", ""))):
+            with self.subTest(line):
+                self.assertEqual(self.servidor.parse_command(line), command)
+
+    def test_valid_nick(self):
+        """S3: o que não se vê, ou quer dizer outra coisa, não é apelido; o que se lê igual é um só."""
+        room, enter = self.servidor.Room(), self.servidor.Room.enter
+        for member, nick in enumerate(("ana", "José", "x" * 20, "日本")):
+            enter(room, member, nick)
+        for nick in ("", "x" * 21, "a b", "a\x1b[31m", "a\tb", "a\u202eb", "/ana", "\u3164", "\u2800", "\u115f",
+                     "bi\u034fa", "ana!x", ":ana", "#sala", "ANA", "Jose\u0301", "ａｎａ"):
+            with self.subTest(nick), self.assertRaises(self.servidor.ProtocolError):
+                enter(room, 9, nick)
+        self.assertEqual(room.who(), ["José", "ana", "x" * 20, "日本"])
+
+    def test_room(self):
+        """A sala, pura: cada pedido devolve quem ouve o quê, e na ordem."""
+        Event, ProtocolError = self.servidor.Event, self.servidor.ProtocolError
+        room = self.servidor.Room()
+        self.assertEqual(room.enter(1), [([1], Event("welcome", "visitante1")), ([], Event("entered", "visitante1"))])
+        self.assertEqual(room.enter(2, "bia")[1], ([1], Event("entered", "bia")))
+        self.assertEqual(room.rename(1, "ana"), [([1], Event("named", "visitante1", "ana")),
+                                                 ([2], Event("renamed", "visitante1", "ana"))])
+        self.assertEqual(room.rename(1, "Ana")[1], ([2], Event("renamed", "ana", "Ana")))
+        self.assertEqual(room.enter(3)[0], ([3], Event("welcome", "visitante1")))
+        self.assertEqual(room.say(1, "oi"), [([2, 3], Event("said", "Ana", "oi"))])
+        self.assertEqual(room.say(1, "acena", "acted"), [([2, 3], Event("acted", "Ana", "acena"))])
+        self.assertEqual(room.say(1, ""), [])
+        self.assertEqual(room.whisper(2, "ANA", "psiu"), [([1], Event("said", "bia", "psiu", "ANA"))])
+        for refused in (lambda: room.whisper(2, "caio", "psiu"), lambda: room.whisper(2, "ana", ""),
+                        lambda: room.rename(2, "ANA"), lambda: room.rename(2, "a b"), lambda: room.enter(4, "bia")):
+            self.assertRaises(ProtocolError, refused)
+        self.assertEqual(room.who(), ["Ana", "bia", "visitante1"])
+        self.assertEqual(room.leave(2), [([1, 3], Event("left", "bia"))])
+        room.enter(4, "bia")
+
+    def test_room_with_echo(self):
+        """Em UDP, quem fala também se ouve: só isto lhe mostra que a linha chegou. O membro é o endereço."""
+        room, ana, bia = self.servidor.Room(echo=True), ("127.0.0.1", 1), ("127.0.0.1", 2)
+        room.enter(ana, "ana")
+        self.assertEqual(room.enter(bia, "bia")[1][0], [ana])
+        self.assertEqual(room.say(("127.0.0.1", 1), "oi")[0][0], [ana, bia])
+        self.assertEqual([members for members, _ in room.rename(ana, "eva")], [[ana, bia]])
+        self.assertEqual(room.whisper(bia, "eva", "psiu")[0][0], [ana, bia])
+        self.assertEqual(room.whisper(bia, "bia", "psiu")[0][0], [bia])
+
+    def test_chat_does_not_talk_to_the_gone(self):
+        """Quem já foi desligado, e de quem o motor ainda não deu notícia, não custa um send() que falha por linha."""
+        chat = self.servidor.Chat()
+        chat.say = lambda text: None
+        ana, bia, gone = (mock.Mock(closing=False, deadline=None) for _ in range(3))
+        for client in (ana, bia, gone):
+            chat.on_connect(client)
+        gone.closing = True
+        gone.send.reset_mock()
+        chat.on_data(ana, b"oi\n")
+        bia.send.assert_called_with(b"<visitante1> oi\n")
+        gone.send.assert_not_called()
+
+    def test_chat_one_at_a_time(self):
+        """Tudo o que a sala faz é sob a trava dela: outra thread, nesse instante, não a consegue."""
+        chat, taken = load("servidor.py").Chat(), []
+
+        def look(*_):
+            other = threading.Thread(target=lambda: taken.append(not chat.lock.acquire(blocking=False)))
+            other.start()
+            other.join()
+
+        chat.say = look
+        clients = [mock.Mock(closing=False, deadline=None, send=look, hang_up=look) for _ in range(3)]
+        for step in (*(functools.partial(chat.on_connect, client) for client in clients),
+                     functools.partial(chat.on_data, clients[0], b"/nick ana\noi\n/quem\n/msg ana oi\n/sair\n"),
+                     functools.partial(chat.on_timeout, clients[1], "demorou"),
+                     functools.partial(chat.on_close, clients[2])):
+            taken.clear()
+            step()
+            self.assertEqual(set(taken), {True}, step)
+
+
+class TestServidorChatEpoll(ChatTests, ServerTestCase):
+    """A sala: quem ouve o quê, e como se diz. Com epoll."""
+    motor = "epoll"
+
+
+class HttpTests:
+    """Um navegador também é um cliente."""
+
+    def test_http_shows_the_request(self):
+        server = self.serve("--modo", "http")
+        answer = self.ask(server, b"GET /a<b> HTTP/1.1\r\nHost: x\r\nX-Mal: <script>\x1b\r\n\r\n")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 200 OK\r\n"))
+        self.assertIn(b"Content-Length: %d\r\n" % len(body), head)
+        self.assertIn(b"GET /a&lt;b&gt;", body)
+        self.assertIn(rb"<td>X-Mal<td>&lt;script&gt;\x1b", body)
+        server.expect(r"GET /a<b>")
+
+    def test_http_line_feeds_and_head(self):
+        server = self.serve("--modo", "http")
+        self.assertIn(b"200 OK", self.ask(server, b"GET / HTTP/1.0\n\n"))
+        self.assertTrue(self.ask(server, b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n").endswith(b"\r\n\r\n"))
+
+    def test_http_refusals(self):
+        server = self.serve("--modo", "http")
+        self.assertIn(b"HTTP/1.1 400 ", self.ask(server, b"oi\n"))
+        self.assertIn(b"HTTP/1.1 400 ", self.ask(server, b"\x16\x03\x01\x02\x00\n\n"))
+        self.assertIn(b"HTTP/1.1 431 ", self.ask(server, b"GET / HTTP/1.1\r\nX: " + b"x" * 20000))
+
+    def test_http_answer_survives_unread_body(self):
+        """Um corpo que ninguém leu não pode virar um RST que apaga a resposta no caminho."""
+        answer = self.ask(self.serve("--modo", "http"), b"POST / HTTP/1.1\r\nHost: x\r\n\r\n" + b"x" * 300000)
+        self.assertIn(b"200 OK", answer)
+        self.assertIn(b"</html>", answer)
+
+    def test_http_slow_request(self):
+        """O prazo é do cabeçalho inteiro: um byte de vez em quando não o renova."""
+        conn = self.connect(self.serve("--modo", "http", constants={"HEADER_TIMEOUT_S": 0.3, "TICK_S": 0.05}))
+        conn.sock.settimeout(0.05)
+        conn.send(b"GET / HTTP/1.1\r\nX: ")
+        answer, deadline = b"", time.monotonic() + WATCHDOG_S
+        while not answer and time.monotonic() < deadline:
+            conn.send(b"x")
+            with contextlib.suppress(socket.timeout):
+                answer = conn.sock.recv(4096)
+        self.assertIn(b"HTTP/1.1 408 ", answer)
+
+    def test_http_console_is_escaped(self):
+        server = self.serve("--modo", "http")
+        self.ask(server, b"GET /\x1b]0;x\x07 HTTP/1.1\r\nHost: x\r\n\r\n")
+        server.expect(r"GET /\\x1b\]0;x\\x07")
+
+    def test_http_complete_header_over_the_limit(self):
+        server = self.serve("--modo", "http")
+        self.assertIn(b"HTTP/1.1 431 ", self.ask(server, b"GET / HTTP/1.1\r\nX: " + b"x" * 20000 + b"\r\n\r\n"))
+
+
+class TestServidorHttp(HttpTests, ServerTestCase):
+    """Um navegador também é um cliente. Com threads."""
+
+    def test_parse_request(self):
+        method, target, headers = self.servidor.parse_request(b"GET /a?b=1 HTTP/1.1\r\nHost: x\r\nA:  b c \r\nVazio:")
+        self.assertEqual((method, target), ("GET", "/a?b=1"))
+        self.assertEqual(headers, [("Host", "x"), ("A", "b c"), ("Vazio", "")])
+        for bad in (b"", b"oi", b"GET /", b"GET / HTTP/2.0", b"GET  / HTTP/1.1", b"G\xc3\xa7T / HTTP/1.1",
+                    b"GET / HTTP/1.1\r\nsem dois pontos", b"GET / HTTP/1.1\r\nEspaco : x",
+                    b"GET / HTTP/1.1\r\n dobrado: x"):
+            with self.subTest(bad), self.assertRaises(self.servidor.ProtocolError):
+                self.servidor.parse_request(bad)
+
+    def test_parse_request_takes_linear_time(self):
+        """Um cabeçalho cheio de espaços não prende o servidor: uma regex que volta atrás levaria minutos nele."""
+        def expired(*_):
+            raise AssertionError("ainda não leu o cabeçalho")
+        self.addCleanup(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, expired))
+        self.addCleanup(signal.alarm, 0)
+        signal.alarm(WATCHDOG_S)
+        spaces = b" " * (1 << 18)
+        _, _, headers = self.servidor.parse_request(b"GET / HTTP/1.0\r\nX: a" + spaces + b"b" + spaces)
+        self.assertEqual(headers, [("X", f"a{spaces.decode()}b")])
+
+    def test_request_cut_anywhere(self):
+        """Cortado em qualquer ponto, o pedido tem uma resposta só, e só quando acabou."""
+        for request in (b"GET / HTTP/1.1\r\nHost: b\r\n\r\n", b"GET / HTTP/1.0\nA: b\n\n"):
+            for cut in range(1, len(request)):
+                http, client = self.servidor.Http(), mock.Mock()
+                http.say = mock.Mock()
+                http.on_connect(client)
+                http.on_data(client, memoryview(request)[:cut])
+                client.hang_up.assert_not_called()
+                http.on_data(client, request[cut:])
+                client.hang_up.assert_called_once()
+                self.assertIn(b"200 OK", client.hang_up.call_args[0][0])
+                client.closing = True
+                http.on_timeout(client, "demorou demais")  # chegou tarde: já teve resposta
+                client.hang_up.assert_called_once()
+
+    def test_http_response(self):
+        head, _, body = self.servidor.http_response("GET / ", 200, "título", "<p>ç").partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 200 OK\r\n"))
+        self.assertIn(b"Content-Length: %d" % len(body), head)
+        for header in (b"Connection: close", b"Content-Security-Policy: default-src 'none'"):
+            self.assertIn(header, head)
+
+
+class TestServidorHttpEpoll(HttpTests, ServerTestCase):
+    """Um navegador também é um cliente. Com epoll."""
+    motor = "epoll"
+
+
+class ClientTests:
+    """A despedida chega inteira, e tem prazo."""
+
+    def test_last_words_larger_than_the_buffers(self):
+        """A despedida que não cabe no kernel chega inteira, e depois dela o fim; também a quem já fechou a ida."""
+        server = self.serve_with("""
+            class Echo(Service):
+                def on_connect(self, client):
+                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                def on_data(self, client, data):
+                    client.hang_up(b"x" * 200000)
+                def on_close(self, client):
+                    if not client.closing:
+                        client.send(b"y" * 200000)
+            """, constants={"LINGER_S": 10**6})
+        conn = self.connect(server, rcvbuf=4096)
+        conn.send(b"adeus")
+        self.assertEqual(conn.expect_eof(), b"x" * 200000)
+        conn = self.connect(server, rcvbuf=4096)
+        conn.half_close()
+        self.assertEqual(conn.expect_eof(), b"y" * 200000)
 
     def test_goodbye_has_a_deadline(self):
         """Quem não fecha depois da despedida é desligado: o lugar dele não se perde."""
@@ -1195,11 +1057,7 @@ class ServerTests:
     def test_goodbye_ends_the_stream(self):
         """Resposta e FIN: o cliente não espera o prazo da despedida para saber que acabou."""
         server = self.serve("--modo", "http", constants={"LINGER_S": 10**6})
-        self.assertIn(b"200 OK", self.ask(server, b"GET / HTTP/1.1\r\n\r\n"))
-
-    def test_http_complete_header_over_the_limit(self):
-        server = self.serve("--modo", "http")
-        self.assertIn(b"HTTP/1.1 431 ", self.ask(server, b"GET / HTTP/1.1\r\nX: " + b"x" * 20000 + b"\r\n\r\n"))
+        self.assertIn(b"200 OK", self.ask(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
 
     def test_half_close_with_answer_pending(self):
         """Fecha a ida com a volta ainda entupida: o que se devia chega inteiro."""
@@ -1212,6 +1070,468 @@ class ServerTests:
         conn.sock.settimeout(WATCHDOG_S)
         conn.half_close()
         self.assertEqual(len(conn.expect_eof()), sent)
+
+
+class TestServidorClient(ClientTests, ServerTestCase):
+    """A despedida chega inteira, e tem prazo. Com threads."""
+
+
+class TestServidorClientEpoll(ClientTests, ServerTestCase):
+    """A despedida chega inteira, e tem prazo. Com epoll."""
+    motor = "epoll"
+
+
+class EngineTests:
+    """O que se espera de um motor, seja qual for."""
+
+    def test_client_that_does_not_read_costs_bounded_memory(self):
+        """Quem só envia é freado pelo TCP; o servidor não guarda o que ele não lê, e atende os outros."""
+        server = self.serve()
+        meter, other = Meter(server), self.connect(server)
+        other.send(b"antes")
+        other.expect(b"antes")
+        before = meter.rss()
+        conn = self.connect(server, rcvbuf=4096)
+        conn.sock.settimeout(0.3)
+        sent = 0
+        with self.assertRaises(socket.timeout):
+            while sent < 1 << 28:
+                sent += conn.sock.send(b"x" * 65536)
+        self.assertLess(meter.rss() - before, 4 << 20)
+        other.send(b"e os outros?")
+        other.expect(b"e os outros?")
+
+    def test_reset_clients_leave_nothing_behind(self):
+        """1.000 conexões terminadas por RST: os outros não notam; descritores e threads voltam ao que eram."""
+        server = self.serve()
+        meter, other = Meter(server), self.connect(server)
+        other.send(b"oi")
+        other.expect(b"oi")
+        fds, threads = meter.fds(), meter.threads()
+        for turn in range(1000):
+            conn = self.connect(server)
+            conn.send(b"x" * (turn % 3))
+            conn.reset()
+        self.until(lambda: (meter.fds(), meter.threads()) == (fds, threads), "descritores e threads de volta")
+        other.send(b"ainda aqui")
+        other.expect(b"ainda aqui")
+
+    def test_stop_with_clients_in_every_state(self):
+        """SIGTERM e Ctrl+C: estado 0, com 50 clientes ociosos, mudos, entupidos, meio fechados e caídos."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            for mode in ("eco", "chat", "http"):
+                with self.subTest(sinal=number, modo=mode):
+                    server = self.serve("--modo", mode)
+                    conns = [self.connect(server, rcvbuf=4096) for _ in range(50)]
+                    for index, conn in enumerate(conns):
+                        conn.sock.setblocking(False)
+                        with contextlib.suppress(BlockingIOError):
+                            if index % 5 == 1:
+                                conn.sock.send(b"meia linha")
+                            elif index % 5 == 2:
+                                while mode == "eco":
+                                    conn.sock.send(b"x" * 65536)
+                            elif index % 5 == 3:
+                                conn.half_close()
+                            elif index % 5 == 4:
+                                conn.reset()
+                    self.stop(server, number)
+
+    def test_restart_at_once_on_the_same_port(self):
+        """Parado com clientes conectados, sobe de novo na mesma porta, na hora (SO_REUSEADDR)."""
+        port = free_port()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            server = self.serve(port=port)
+            self.assertEqual(server.port, port)
+            conn = self.connect(server)
+            conn.send(b"oi")
+            conn.expect(b"oi")
+            self.stop(server, number)
+
+    def test_head_closes_the_pipe(self):
+        """`./servidor.py --modo chat | head -1`: acaba quieto quando tem o que dizer e ninguém lê."""
+        read, write = os.pipe()
+        server = self.serve("--modo", "chat", status=1, ready=None, stdout=write)
+        os.close(write)
+        match = re.match(READY, os.read(read, 4096).decode())
+        os.close(read)
+        server.host, server.port = match["host"], int(match["port"])
+        self.connect(server)
+        self.assertEqual(server.wait(), 1)
+        self.assertNotRegex(server.errors(), "erro:|rror")
+
+    def test_verbose_escapes(self):
+        server = self.serve("--verbose")
+        conn = self.connect(server)
+        conn.send(b"\x1b]0;x\x07\n")
+        conn.expect(b"\n")
+        line = server.expect_error(r"<- 127.0.0.1 porta \d+ \d+ B .*")[0]
+        self.assertIn(r"\x1b]0;x\x07", line)
+        self.assertNotIn("\x1b", server.errors())
+
+    def test_verbose_that_nobody_reads(self):
+        """stderr num cano cheio: nenhum cliente espera por ele, nem o fim; e duas threads não misturam linhas."""
+        unread, fill = self.stderr_nobody_reads()
+        server = self.serve("--verbose", **unread)
+        conn = self.connect(server)
+        conn.send(b"a")
+        conn.expect(b"a")  # as linhas do começo já saíram
+        fill()
+        for _ in range(3):
+            other = self.connect(server)
+            other.send(b"b")
+            other.expect(b"b")
+        self.stop(server)
+
+    def test_console_shows_every_line(self):
+        """Quem guarda a conversa (`| tee conversa.log`) a tem inteira, mesmo que alguém cole vinte mil linhas."""
+        server = self.serve("--modo", "chat", constants={"STOP_GRACE_S": WATCHDOG_S})
+        ana = self.join(server, "ana")
+        ana.send("".join(f"linha {n}\n" for n in range(20000)) + "/sair\n")
+        ana.expect_eof()
+        self.stop(server)
+        self.assertEqual(server.output.data.count(b"<ana> linha "), 20000)
+
+    def test_stopped_console(self):
+        """Um terminal parado (Ctrl+S: o cano da saída cheio) não para a sala, nem o fim do servidor."""
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        server = self.serve("--modo", "chat", ready=None, stdout=write)
+        os.close(write)
+        match = re.match(READY, os.read(read, 4096).decode())
+        server.host, server.port = match["host"], int(match["port"])
+        ana, bia = self.join(server, "ana"), self.join(server, "bia")
+        for turn in range(150):
+            ana.send(f"{turn} " + "x" * 1000 + "\n")  # no cano cabem 64 KiB
+            bia.expect(f"<ana> {turn} ")
+        self.stop(server)
+
+    def test_output_closed_from_birth(self):
+        """`./servidor.py --modo chat >&-`: sem onde mostrar a conversa, a sala funciona."""
+        starter = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
+        port = free_port()
+        server = self.serve("--modo", "chat", port=port, ready=None, prefix=(sys.executable, "-c", starter))
+        server.expect_error("motor")
+        server.host, server.port = "127.0.0.1", port
+        self.join(server, "ana")
+        self.stop(server)
+
+
+class TestServidorThreadEngine(EngineTests, ServerTestCase):
+    """Uma thread por cliente."""
+
+    def test_naive_makes_the_others_wait(self):
+        """O ingênuo só atende o segundo quando o primeiro se vai; o nosso atende os dois."""
+        naive, _ = self.naive()
+        for server, waits in ((naive, True), (self.serve(), False)):
+            first, second = self.connect(server), self.connect(server)
+            first.send(b"1")
+            first.expect(b"1")
+            second.send(b"2")
+            if waits:
+                first.send(b"3")  # uma ida e volta inteira, e o segundo ainda nada
+                first.expect(b"3")
+                self.assertEqual(select.select([second.sock], [], [], 0)[0], [])
+                first.close()
+            second.expect(b"2")
+
+    def test_naive_falls_with_a_client(self):
+        """Uma conexão que cai (RST) derruba o ingênuo; a nossa acaba sozinha."""
+        naive, process = self.naive()
+        for server in (naive, self.serve()):
+            conn = self.connect(server)
+            conn.send(b"1")
+            conn.expect(b"1")
+            conn.reset()
+            if server is naive:
+                self.assertIn(b"ConnectionResetError", process.communicate(timeout=WATCHDOG_S)[1])
+                self.assertEqual(process.returncode, 1)
+        other = self.connect(server)
+        other.send(b"2")
+        other.expect(b"2")
+
+    def test_broken_outbox_keeps_nothing(self):
+        """Quem não lê e cai não deixa 512 KiB na memória até que o Python resolva recolher o lixo."""
+        for trouble in (BrokenPipeError, BlockingIOError):
+            sock, postman = mock.Mock(), mock.Mock()
+            member = self.servidor.Member(sock, "x", postman)
+            sock.send.side_effect = trouble
+            sock.sendall.side_effect = lambda data: member.box.append(b"x" * 1000) or self.fall()
+            member.send(b"oi")
+            postman.call.assert_called_once_with(member)
+            member.deliver()
+            self.assertTrue(member.delivered.wait(WATCHDOG_S))
+            self.assertEqual(len(member.box), 0)
+
+    def fall(self):
+        raise BrokenPipeError
+
+    def test_timeout_of_a_client_already_gone(self):
+        """O prazo alcança um cliente cujo socket já fechou: só ele se perde."""
+        servidor, engine = self.engine()
+        sock, peer = socket.socketpair()
+        sock.close()
+        peer.close()
+        client = servidor.Client(sock, "x")
+        client.session = bytearray()
+        engine.guarded(client, engine.service.on_timeout, "demorou demais")  # não levanta nada
+        self.assertEqual(engine.faults, 0)
+
+    def test_a_client_waits_whatever_it_inherits(self):
+        """No macOS e no Windows o socket de accept() herda da escuta o não esperar; as threads esperam."""
+        servidor, engine = self.engine()
+        sock, peer = socket.socketpair()
+        self.addCleanup(sock.close)
+        self.addCleanup(peer.close)
+        sock.setblocking(False)
+        with mock.patch.object(servidor._thread, "start_new_thread"), \
+                mock.patch.object(servidor.sys, "setswitchinterval"):
+            engine.adopt(sock, "x")
+        self.assertTrue(sock.getblocking())
+
+    def test_full_disk_does_not_end_the_room(self):
+        """L1: num disco cheio perde-se a linha, e é contada; não a sala. Um cano fechado é o fim."""
+        for number, broken in ((errno.ENOSPC, False), (errno.EPIPE, True)):
+            ended, written = mock.Mock(), []
+            with mock.patch.object(self.servidor, "write_all") as write:
+                write.side_effect = lambda fd, data: written.append(bytes(data)) or self.refuse(written, number)
+                pen = self.servidor.Pen(mock.Mock(encoding="utf-8"), ended)
+                pen.put("a")
+                pen.start()
+                self.until(lambda: written, "a primeira linha")
+                pen.put("b")
+                pen.end()
+                pen.join(WATCHDOG_S)
+            self.assertEqual((pen.broken, len(written)), (broken, 1 if broken else 2))
+            self.assertEqual(ended.call_count, broken)
+
+    def refuse(self, written, number):
+        if len(written) == 1:
+            raise OSError(number, "")
+
+    def test_what_thousands_of_threads_need(self):
+        """Pilha: o 3.14 guarda 32 KiB dela para si, e dos 64 que bastavam antes não sobra para TLS nem HTTP.
+        Vez: com os 5 ms do padrão, 9 mil clientes de uma vez param o servidor (4 vezes em 5); com 450, nunca.
+        SCHED_BATCH: sem ele, de mil clientes que não param de falar, às vezes dezenas esperam mais de um segundo."""
+        servidor, engine = self.engine()
+        engine.stopping, engine.clients = True, mock.MagicMock()
+        with mock.patch.object(servidor.threading, "stack_size") as stack, \
+                mock.patch.object(servidor.sys, "setswitchinterval") as switch, \
+                mock.patch.object(servidor._thread, "start_new_thread"), \
+                mock.patch.object(servidor.os, "sched_setaffinity", create=True) as pin, \
+                mock.patch.object(servidor.os, "sched_setscheduler", create=True) as schedule:
+            for count in (1, 9000):
+                engine.clients.__len__.return_value = count
+                engine.adopt(mock.Mock(), "x")
+            engine.clients = set()
+            engine.run()
+        self.assertGreaterEqual(stack.call_args[0][0], (64 + 32) * 1024)
+        few, many = (call[0][0] for call in switch.call_args_list)
+        self.assertEqual((few, many > 0.4), (0.005, True))
+        self.assertEqual(len(pin.call_args[0][1]), 1)
+        if hasattr(os, "SCHED_BATCH"):
+            self.assertEqual(schedule.call_args[0][1], os.SCHED_BATCH)
+
+    def test_pinning_is_only_for_speed(self):
+        """Onde não deixam escolher a CPU (um sandbox), o servidor roda do mesmo jeito."""
+        servidor, engine = self.engine()
+        engine.stopping = True
+        with mock.patch.object(servidor.os, "sched_setaffinity", side_effect=PermissionError, create=True) as pin, \
+                mock.patch.object(servidor.threading, "stack_size"):
+            engine.run()
+        pin.assert_called_once()
+
+    def test_signal_on_the_way_into_the_wait(self):
+        """Um sinal entre a última olhada do Python e o select() não dormiria com ele: o kernel mesmo acorda o motor."""
+        servidor, woken = load("servidor.py"), []
+
+        def run(engine):
+            woken.append(signal.set_wakeup_fd(-1) == engine.wake_w.fileno())
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        with mock.patch.object(servidor.ThreadEngine, "run", run), mock.patch.object(servidor, "Voice"), \
+                mock.patch.object(servidor, "raise_fd_limit", return_value=1), \
+                contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            servidor.serve(servidor.build_parser().parse_args(["127.0.0.1", "0"]))
+        self.assertEqual((woken, signal.set_wakeup_fd(-1)), ([True], -1))
+
+    def test_farewell_that_waits_delays_nobody(self):
+        """Quem passou do prazo e não lê pode prender a sua própria despedida; nunca a de todos, nem quem chega."""
+        server = self.serve_with("""
+            class Echo(Service):
+                def on_connect(self, client):
+                    client.session, client.deadline = "algo", time.monotonic()
+                def on_data(self, client, data):
+                    client.deadline = None
+                    client.send(data)
+                def on_timeout(self, client, why):
+                    self.say("prazo")
+                    threading.Event().wait()
+            """, constants={"TICK_S": 0.05})
+        self.connect(server)
+        server.expect("prazo")
+        other = self.connect(server)
+        other.send("oi")
+        other.expect("oi")
+        self.stop(server)
+
+    def test_stop_waits_for_the_services(self):
+        """No fim todos são desligados, e cada serviço tem tempo de ouvir que o seu cliente se foi."""
+        server = self.serve_with("""
+            class Echo(Service):
+                def on_data(self, client, data):
+                    client.send(data)
+                def on_close(self, client):
+                    time.sleep(0.1)  # o bastante para que quem não esperasse já tivesse ido
+                    self.say("até logo")
+            """, constants={"STOP_GRACE_S": 2 * WATCHDOG_S})
+        conns = [self.connect(server) for _ in range(3)]
+        for conn in conns:
+            conn.send(b"oi")
+            conn.expect(b"oi")
+        server.kill(signal.SIGTERM)
+        server.expect(r"(até logo\n){3}")
+        self.assertEqual(server.wait(), 0)
+
+    def test_stop_waits_only_so_long(self):
+        """Um serviço preso no seu trabalho não prende o fim do servidor."""
+        server = self.serve_with("""
+            class Echo(Service):
+                def on_data(self, client, data):
+                    client.send(data)
+                    threading.Event().wait()
+            """, constants={"STOP_GRACE_S": 0.1})
+        conn = self.connect(server)
+        conn.send(b"presa")
+        conn.expect(b"presa")
+        self.stop(server)
+
+    def test_no_more_threads(self):
+        """O sistema nega threads: quem não cabe se perde, e o servidor segue com os outros."""
+        if os.geteuid() == 0 or resource is None:
+            self.skipTest("para root, RLIMIT_NPROC não limita nada")
+        running = len(list(pathlib.Path("/proc").glob("[0-9]*/task/*")))
+        for mode in ("eco", "chat"):
+            server = self.serve("--modo", mode, preexec_fn=lambda: resource.setrlimit(
+                resource.RLIMIT_NPROC, (running + 8, running + 8)))
+            conns = [self.connect(server) for _ in range(40)]
+            for conn in conns:
+                with contextlib.suppress(OSError):
+                    conn.send("oi\n")
+            self.stop(server)
+
+
+class TestServidorEpollEngine(EngineTests, ServerTestCase):
+    """Uma thread para todos."""
+    motor = "epoll"
+
+    def test_answer_in_pieces(self):
+        """Quem ainda não lê pode dever uma leitura inteira, respondida em duas partes; a seguinte já o desliga."""
+        servidor, sock = load("servidor.py"), mock.Mock()
+        sock.send.side_effect = BlockingIOError
+        client = servidor.EpollClient(sock, "x", mock.Mock())
+        client.send(bytes(servidor.CHUNK))
+        client.send(b"!")
+        self.assertEqual((len(client.outbox), client.closing), (servidor.CHUNK + 1, False))
+        client.send(b"!")
+        self.assertEqual((len(client.outbox), client.closing), (servidor.CHUNK + 1, True))
+
+    def test_no_tls(self):
+        result = self.run_script("servidor.py", "--motor", "epoll", "--certificado", "x.pem")
+        self.assert_one_line_error(result, "--motor threads", status=2)
+
+
+class DeadlinesTests:
+    """Quem não se mexe não guarda o lugar."""
+
+    def test_idle_clients_are_closed(self):
+        server = self.serve("--ocioso", 0.2, constants={"TICK_S": 0.05})
+        self.assertEqual(self.connect(server).expect_eof(), b"")
+
+    def test_active_clients_are_not_idle(self):
+        """Com tráfego, o prazo de --ocioso não conta, por mais que a conversa dure."""
+        conn = self.connect(self.serve("--ocioso", 0.4, constants={"TICK_S": 0.05}))
+        deadline = time.monotonic() + 0.9
+        while time.monotonic() < deadline:
+            conn.send(b"x")
+            conn.expect(b"x")
+
+
+class TestServidorDeadlines(DeadlinesTests, ServerTestCase):
+    """Quem não se mexe não guarda o lugar. Com threads."""
+
+
+class TestServidorDeadlinesEpoll(DeadlinesTests, ServerTestCase):
+    """Quem não se mexe não guarda o lugar. Com epoll."""
+    motor = "epoll"
+
+
+class DoorTests:
+    """Quem entra, por onde, e quem espera."""
+
+    def test_ipv6_and_dual_stack(self):
+        if not socket.has_ipv6 or not can(sys.executable, "-c", "import socket; socket.socket(10).bind(('::1', 0))"):
+            self.skipTest("esta máquina não tem IPv6")
+        for everywhere in ("::", "0::0"):
+            server = self.serve(host=everywhere)
+            for host in ("::1", "127.0.0.1"):
+                conn = self.connect(server, host)
+                conn.send(host)
+                conn.expect(host)
+
+    def test_tells_how_to_reach_it(self):
+        """A linha que se copia para o cliente: 0.0.0.0 não é um endereço a que se possa ir."""
+        self.serve().expect_error(r"só esta máquina chega aqui.*\./servidor\.py --motor \w+ :: \d+$")
+        self.serve("--modo", "chat").expect_error(r"\./servidor\.py .*--modo chat .*:: \d+$")
+        server = self.serve(host="0.0.0.0")
+        self.assertNotIn("0.0.0.0", server.expect_error("de outra máquina: .*")[0])
+        self.assertNotIn("./cliente.py 0.0.0.0", server.errors())
+
+    def test_host_name(self):
+        self.assertIn(self.serve(host="localhost").host, ("127.0.0.1", "::1"))
+
+    def test_few_descriptors(self):
+        """ulimit -n 64 e 200 clientes de uma vez: sem girar, sem cair, e todos são atendidos, em turnos."""
+        server = self.serve(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
+        conns = [self.connect(server) for _ in range(200)]
+        for conn in conns:
+            conn.send(b"oi")
+        conns[0].expect(b"oi")
+        meter = Meter(server)
+        self.until(lambda: meter.fds() >= 48, "o servidor encheu")
+        spent, begin = meter.cpu(), time.monotonic()
+        conns[1].expect(b"oi")
+        time.sleep(0.5)  # não se espera um estado: é o intervalo em que se mede a CPU
+        self.assertLess(meter.cpu() - spent, (time.monotonic() - begin) / 2, "girando à toa")
+        for conn in conns[2:]:  # cada um que sai dá lugar a outro
+            conns[0].close()
+            conn.expect(b"oi")
+            conn.close()
+
+    def test_allowed_networks(self):
+        server = self.serve("--permitir", "192.0.2.0/24", "--permitir", "::1/128", "--verbose")
+        self.assertEqual(self.connect(server).expect_eof(), b"")
+        server.expect_error("fora das redes de --permitir")
+        conn = self.connect(self.serve("--permitir", "127.0.0.0/8"))
+        conn.send(b"oi")
+        conn.expect(b"oi")
+
+    def test_systemd_socket_activation(self):
+        """O systemd abre o socket e o entrega no descritor 3, com LISTEN_PID e LISTEN_FDS."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            server = self.activated(listener)
+            self.assertEqual(server.port, port)
+        conn = self.connect(server)
+        conn.send(b"oi")
+        conn.expect(b"oi")
+
+    def test_systemd_lies(self):
+        starter = ("import os, sys; os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
+                   "os.execv(sys.argv[1], sys.argv[1:])")
+        result = self.run_script("servidor.py", "--motor", self.motor, prefix=(sys.executable, "-c", starter))
+        self.assert_one_line_error(result, "LISTEN_FDS")
 
     def test_foreign_listen_pid(self):
         """LISTEN_FDS herdado, mas para outro processo (LISTEN_PID): não é conosco."""
@@ -1273,221 +1593,303 @@ class ServerTests:
         for conn in conns:  # todos ao mesmo tempo, sem que ninguém saia
             conn.expect(b"oi")
 
-    def test_output_closed_from_birth(self):
-        """`./servidor.py --modo chat >&-`: sem onde mostrar a conversa, a sala funciona."""
-        starter = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
-        port = free_port()
-        server = self.serve("--modo", "chat", port=port, ready=None, prefix=(sys.executable, "-c", starter))
-        server.expect_error("motor")
-        server.host, server.port = "127.0.0.1", port
-        self.join(server, "ana")
-        self.stop(server)
 
+class TestServidorDoor(DoorTests, ServerTestCase):
+    """Quem entra, por onde, e quem espera. Com threads."""
 
-class TestServidorThreads(ServerTests, ScriptTestCase):
-    motor = "threads"
+    def test_naive_dies_without_descriptors(self):
+        """Sem descritores, o accept() acaba com o ingênuo; o nosso espera (test_emfile)."""
+        if resource is None:
+            self.skipTest("os limites de descritores são do Unix")
+        server, process = self.naive("resource.setrlimit(resource.RLIMIT_NOFILE, (listener.fileno() + 1,) * 2)")
+        self.connect(server)
+        self.assertIn(b"Too many open files", process.communicate(timeout=WATCHDOG_S)[1])
 
-    def engine(self, *args):
-        """Um motor sem processo à volta, com o módulo de que ele veio; o socket que escuta é de mentira."""
-        servidor = load("servidor.py")
-        args = servidor.build_parser().parse_args(args)
-        args.tls = None
-        engine = servidor.ThreadEngine(mock.Mock(), servidor.Http(), args)
-        self.addCleanup(engine.close)
-        return servidor, engine
-
-    def test_timeout_of_a_client_already_gone(self):
-        """O prazo alcança um cliente cujo socket já fechou: só ele se perde."""
-        servidor, engine = self.engine()
-        sock, peer = socket.socketpair()
-        sock.close()
-        peer.close()
-        engine.guarded(servidor.Client(sock, "x"), engine.service.on_timeout, "demorou demais")  # não levanta nada
+    def test_is_allowed(self):
+        nets = [self.servidor.network("192.168.1.0/24"), self.servidor.network("fe80::/10")]
+        for host, allowed in (("192.168.1.7", True), ("192.168.2.7", False), ("::ffff:192.168.1.7", True),
+                              ("fe80::1%eth0", True), ("::1", False)):
+            with self.subTest(host):
+                self.assertEqual(self.servidor.is_allowed(host, nets), allowed)
+        self.assertTrue(self.servidor.is_allowed("10.0.0.1", []))
 
     def test_errors_of_accept(self):
         """Quem desiste na fila não atrasa o próximo; um erro que fica não faz girar; o macOS não diz quem já se foi."""
         _, engine = self.engine("--permitir", "127.0.0.0/8")
-        accept, gone = engine.listener.accept, mock.Mock()
+        accept, gone = engine.door.listeners[0].accept, mock.Mock()
         accept.side_effect = (OSError(errno.ECONNABORTED, ""), OSError(errno.ECONNRESET, ""), (gone, None),
                               BlockingIOError())
-        engine.accept_waiting()
+        engine.door.accept()
         self.assertEqual(accept.call_count, 4)
         gone.close.assert_called_once_with()
-        for number in (errno.EMFILE, errno.ENOBUFS, errno.EINVAL):
+        for number in (errno.EMFILE, errno.ENOBUFS, errno.EPROTO):
             accept.reset_mock()
             accept.side_effect = OSError(number, "")
-            engine.accept_waiting()
+            engine.door.accept()
             self.assertEqual(accept.call_count, 1)
-            engine.sweep()  # e a varredura deixa tentar de novo
-
-    def test_a_client_waits_whatever_it_inherits(self):
-        """No macOS e no Windows o socket de accept() herda da escuta o não esperar; as threads esperam."""
-        servidor, engine = self.engine()
-        sock, peer = socket.socketpair()
-        self.addCleanup(sock.close)
-        self.addCleanup(peer.close)
-        sock.setblocking(False)
-        with mock.patch.object(servidor._thread, "start_new_thread"), \
-                mock.patch.object(servidor.sys, "setswitchinterval"):
-            engine.admit(sock, "x")
-        self.assertTrue(sock.getblocking())
-
-    def test_what_thousands_of_threads_need(self):
-        """Pilha: o 3.14 guarda 32 KiB dela para si, e dos 64 que bastavam antes não sobra para TLS nem HTTP.
-        Vez: com os 5 ms do padrão, 9 mil clientes de uma vez param o servidor (4 vezes em 5); com 450, nunca.
-        SCHED_BATCH: sem ele, de mil clientes que não param de falar, às vezes dezenas esperam mais de um segundo."""
-        servidor, engine = self.engine()
-        engine.stopping, engine.clients = True, mock.MagicMock()
-        with mock.patch.object(servidor.threading, "stack_size") as stack, \
-                mock.patch.object(servidor.sys, "setswitchinterval") as switch, \
-                mock.patch.object(servidor._thread, "start_new_thread"), \
-                mock.patch.object(servidor.os, "sched_setaffinity", create=True) as pin, \
-                mock.patch.object(servidor.os, "sched_setscheduler", create=True) as schedule:
-            for count in (1, 9000):
-                engine.clients.__len__.return_value = count
-                engine.admit(mock.Mock(), "x")
-            engine.clients = set()
-            engine.run()
-        self.assertGreaterEqual(stack.call_args[0][0], (64 + 32) * 1024)
-        few, many = (call[0][0] for call in switch.call_args_list)
-        self.assertEqual((few, many > 0.4), (0.005, True))
-        self.assertEqual(len(pin.call_args[0][1]), 1)
-        if hasattr(os, "SCHED_BATCH"):
-            self.assertEqual(schedule.call_args[0][1], os.SCHED_BATCH)
-
-    def test_pinning_is_only_for_speed(self):
-        """Onde não deixam escolher a CPU (um sandbox), o servidor roda do mesmo jeito."""
-        servidor, engine = self.engine()
-        engine.stopping = True
-        with mock.patch.object(servidor.os, "sched_setaffinity", side_effect=PermissionError, create=True) as pin, \
-                mock.patch.object(servidor.threading, "stack_size"):
-            engine.run()
-        pin.assert_called_once()
-
-    def test_signal_on_the_way_into_the_wait(self):
-        """Um sinal entre a última olhada do Python e o select() não dormiria com ele: o kernel mesmo acorda o motor."""
-        servidor, woken = load("servidor.py"), []
-
-        def run(engine):
-            woken.append(signal.set_wakeup_fd(-1) == engine.wake_w.fileno())
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.addCleanup(signal.signal, number, signal.getsignal(number))
-        with mock.patch.object(servidor.ThreadEngine, "run", run), mock.patch.object(servidor, "Console"), \
-                mock.patch.object(servidor, "raise_fd_limit", return_value=1), \
-                contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            servidor.serve(servidor.build_parser().parse_args(["127.0.0.1", "0"]))
-        self.assertEqual((woken, signal.set_wakeup_fd(-1)), ([True], -1))
-
-    def test_farewell_that_waits_delays_nobody(self):
-        """Quem passou do prazo e não lê pode prender a sua própria despedida; nunca a de todos, nem quem chega."""
-        server = self.serve_with("""
-            class Echo(Service):
-                def on_connect(self, client):
-                    client.session, client.deadline = "algo", time.monotonic()
-                def on_data(self, client, data):
-                    client.deadline = None
-                    client.send(data)
-                def on_timeout(self, client, why):
-                    self.tell("prazo")
-                    threading.Event().wait()
-            """, constants={"TICK_S": 0.05})
-        self.connect(server)
-        server.expect("prazo")
-        other = self.connect(server)
-        other.send("oi")
-        other.expect("oi")
-        self.stop(server)
-
-    def test_chat_one_at_a_time(self):
-        """Tudo o que a sala faz é sob a trava dela: outra thread, nesse instante, não a consegue."""
-        chat, taken = load("servidor.py").Chat(), []
-
-        def look(*_):
-            other = threading.Thread(target=lambda: taken.append(not chat.lock.acquire(blocking=False)))
-            other.start()
-            other.join()
-
-        chat.tell = look
-        clients = [mock.Mock(closing=False, deadline=None, send=look, close=look) for _ in range(3)]
-        for step in (*(functools.partial(chat.on_connect, client) for client in clients),
-                     functools.partial(chat.on_data, clients[0], b"/nick ana\noi\n/quem\n/msg ana oi\n/sair\n"),
-                     functools.partial(chat.on_timeout, clients[1], "demorou"),
-                     functools.partial(chat.on_close, clients[2])):
-            taken.clear()
-            step()
-            self.assertEqual(set(taken), {True}, step)
-
-    def test_stop_waits_for_the_services(self):
-        """No fim todos são desligados, e cada serviço tem tempo de ouvir que o seu cliente se foi."""
-        server = self.serve_with("""
-            class Echo(Service):
-                def on_data(self, client, data):
-                    client.send(data)
-                def on_close(self, client):
-                    time.sleep(0.1)  # o bastante para que quem não esperasse já tivesse ido
-                    self.tell("até logo")
-            """, constants={"STOP_GRACE_S": 2 * WATCHDOG_S})
-        conns = [self.connect(server) for _ in range(3)]
-        for conn in conns:
-            conn.send(b"oi")
-            conn.expect(b"oi")
-        server.kill(signal.SIGTERM)
-        server.expect(r"(até logo\n){3}")
-        self.assertEqual(server.wait(), 0)
-
-    def test_stop_waits_only_so_long(self):
-        """Um serviço preso no seu trabalho não prende o fim do servidor."""
-        server = self.serve_with("""
-            class Echo(Service):
-                def on_data(self, client, data):
-                    client.send(data)
-                    threading.Event().wait()
-            """, constants={"STOP_GRACE_S": 0.1})
-        conn = self.connect(server)
-        conn.send(b"presa")
-        conn.expect(b"presa")
-        self.stop(server)
-
-    def test_no_more_threads(self):
-        """O sistema nega threads: quem não cabe se perde, e o servidor segue com os outros."""
-        if os.geteuid() == 0 or resource is None:
-            self.skipTest("para root, RLIMIT_NPROC não limita nada")
-        running = len(list(pathlib.Path("/proc").glob("[0-9]*/task/*")))
-        for mode in ("eco", "chat"):
-            server = self.serve("--modo", mode, preexec_fn=lambda: resource.setrlimit(
-                resource.RLIMIT_NPROC, (running + 8, running + 8)))
-            conns = [self.connect(server) for _ in range(40)]
-            for conn in conns:
-                with contextlib.suppress(OSError):
-                    conn.send("oi\n")
-            self.stop(server)
+            engine.deadlines.sweep()  # e a varredura deixa tentar de novo
 
 
-class TestServidorEpoll(ServerTests, ScriptTestCase):
+class TestServidorDoorEpoll(DoorTests, ServerTestCase):
+    """Quem entra, por onde, e quem espera. Com epoll."""
     motor = "epoll"
 
-    def test_answer_in_pieces(self):
-        """Quem ainda não lê pode dever uma leitura inteira, respondida em duas partes; a seguinte já o desliga."""
-        servidor, sock = load("servidor.py"), mock.Mock()
-        sock.send.side_effect = BlockingIOError
-        client = servidor.EpollClient(sock, "x", mock.Mock())
-        client.send(bytes(servidor.CHUNK))
-        client.send(b"!")
-        self.assertEqual((len(client.outbox), client.closing), (servidor.CHUNK + 1, False))
-        client.send(b"!")
-        self.assertEqual((len(client.outbox), client.closing), (servidor.CHUNK + 1, True))
 
-    def setUp(self):
-        if not hasattr(select, "epoll"):
-            self.skipTest("epoll só existe no Linux")
+class IrcTests:
+    """A mesma sala, para quem usa um programa de IRC."""
 
-    def test_no_tls(self):
-        result = self.run_script("servidor.py", "--motor", "epoll", "--certificado", "x.pem")
-        self.assert_one_line_error(result, "--motor threads", status=2)
+    def enter(self, server, nick="ana", hello="NICK {0}\r\nUSER {0} 0 * :{0}\r\n"):
+        """Entra como um programa de IRC, e lê até o fim da apresentação."""
+        conn = self.connect(server)
+        conn.expect("comandos\n")
+        conn.send(hello.format(nick))
+        conn.expect(f":sala 366 {nick} #sala ")
+        conn.expect("\r\n")
+        return conn
+
+    def answer(self, conn, request):
+        """O que o servidor responde a isto, até o PONG de uma pergunta que vai atrás."""
+        conn.send(request.encode() + b"\r\nPING :fim\r\n")
+        return conn.expect(":sala PONG sala :fim\r\n").decode()[:-len(":sala PONG sala :fim\r\n")]
+
+    def test_readme_conversation(self):
+        """A conversa do README, linha por linha: `>` é o que um lado envia, `<` o que recebe, byte por byte."""
+        section = README.read_text(encoding="utf-8").split("\n### A sala em IRC, linha por linha\n")[1]
+        script = re.search(r"^```text\n(.*?)^```", section, re.M | re.S)[1].replace("\n      ", " ")
+        ends, server, steps = {"nc": "\n", "irc": "\r\n"}, self.serve("--modo", "chat"), 0
+        conns = {}
+        for line in script.splitlines():
+            who, way, text = re.fullmatch(r"(nc|irc) *([<>]) (.+)", line).groups()
+            if who not in conns:
+                conns[who] = self.connect(server)
+            data = (text.replace("\\x01", "\x01") + ends["nc" if text.startswith("* ") else who]).encode()
+            steps += 1
+            if way == ">":
+                conns[who].send(data)
+            else:
+                self.assertEqual(conns[who].expect("\n"), data)
+        self.assertGreater(steps, 30)
+
+    def test_hello_of_each_client(self):
+        """Pitfalls 19, 20, 22 e 23: o que cada programa envia primeiro, inteiro ou cortado em qualquer byte."""
+        server = self.serve("--modo", "chat")
+        table = (("irssi", "CAP LS 302\r\nJOIN :\r\nCAP END\r\nNICK {0}\r\nUSER root root 127.0.0.1 :root\r\n"),
+                 ("weechat", "CAP LS 302\r\nNICK {0}\r\nUSER {0} 0 * :root\r\nCAP END\r\n"),
+                 ("ii", "NICK {0}\r\nUSER {0} localhost 127.0.0.1 :{0}\r\n"),
+                 ("pydle", "CAP LS 302\r\nNICK {0}\r\nUSER {0} 0 * Joao\r\nCAP END\r\n"),
+                 ("senha", "PASS x\r\nNICK {0}\r\nUSER {0} 0 * :{0}\r\n"))
+        for name, hello in table:
+            with self.subTest(name):
+                conn = self.enter(server, name, hello)
+                self.assertIn(f"311 {name} {name} {name} sala * :{name}", self.answer(conn, f"WHOIS {name}"))
+                conn.close()
+        hello = table[0][1].format("bia").encode()
+        for cut in range(1, len(hello), 3):
+            conn = self.connect(server)
+            conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            conn.send(hello[:cut])
+            conn.expect("comandos\n")
+            conn.send(hello[cut:])
+            conn.expect(":sala 451 ")
+            conn.expect(":bia!bia@sala JOIN #sala\r\n")
+            conn.send("QUIT\r\n")
+            self.assertIn(b"ERROR :", conn.expect_eof())
+
+    def test_who_is_not_irc(self):
+        """Só a primeira linha, e em maiúsculas, faz um programa de IRC; o resto é fala, e nada se perde."""
+        server = self.serve("--modo", "chat")
+        ear = self.join(server, "ouvinte")
+        for lines in (["nick ana"], ["USER a b c d"], ["JOIN #sala"], ["NICK ana", "oi"], ["PASS x", "oi"],
+                      ["oi", "NICK ana", "USER a b c :d"], ["NICK ana", "USER a b"], ["NICK a", "NICK b", "NICK c"]):
+            with self.subTest(lines):
+                conn = self.join(server)
+                conn.send("\n".join(lines) + "\n")
+                for line in lines:
+                    ear.expect(f"> {line}\n")
+                conn.close()
+
+    def test_held_line_is_said_at_the_end(self):
+        """Pitfall 28: NICK ana, sozinha, é fala; com a entrada no fim, ou sem fim de linha."""
+        server = self.serve("--modo", "chat")
+        ear = self.join(server, "ouvinte")
+        for text in ("NICK ana\n", "NICK ana", "NICK ana\nNICK bia"):
+            conn = self.join(server)
+            conn.send(text)
+            conn.half_close()
+            for line in text.splitlines():
+                ear.expect(f"> {line}\n")
+            ear.expect("saiu\n")
+
+    def test_numerics(self):
+        """O que não se pode, com o número certo; o que se repete vai escapado."""
+        ana = self.enter(self.serve("--modo", "chat"))
+        for request, answer in (
+                ("XPTO \x1b[2J", ":sala 421 ana XPTO :"), ("PRIVMSG", ":sala 411 ana :"), ("PING", ":sala 409 ana :"),
+                ("PRIVMSG #sala", ":sala 412 ana :"), ("PRIVMSG #sala :", ":sala 412 ana :"),
+                ("JOIN", ":sala 461 ana JOIN :"), ("PRIVMSG zeca :oi", ":sala 401 ana zeca :"),
+                ("PRIVMSG #outra :oi", ":sala 403 ana #outra :"), ("JOIN #outra", ":sala 403 ana #outra :"),
+                ("JOIN \x1b[2J", r":sala 403 ana \x1b[2J :"), ("NICK", ":sala 431 ana :"),
+                ("NICK a!b", ":sala 432 ana a!b :"), ("NICK :a b", ":sala 432 ana a_b :"),
+                ("USER a b c d", ":sala 462 ana :"), ("MODE #sala", ":sala 324 ana #sala +n\r\n"),
+                ("MODE #sala b", ":sala 368 ana #sala :"), ("MODE #sala +o ana", ":sala 482 ana #sala :"),
+                ("MODE ana +i", ":sala 221 ana +\r\n"), ("MODE #x", ":sala 403 "),
+                ("TOPIC #sala", ":sala 332 ana #sala :"), ("TOPIC #sala :x", ":sala 482 ana #sala :"),
+                ("MOTD", ":sala 422 ana :"), ("WHOIS zeca", ":sala 401 ana zeca :"),
+                ("CAP REQ :sasl", ":sala CAP ana NAK :sasl\r\n"), ("CAP X", ":sala 410 "),
+                ("LIST", ":sala 321 ana Canal :gente\r\n:sala 322 ana #sala 1 :"),
+                ("WHO #sala", ":sala 352 ana #sala ana sala sala ana H :0 ana\r\n"),
+                ("NAMES #sala", ":sala 353 ana = #sala :ana\r\n"), ("PART #outra", ":sala 403 "),
+                ("AWAY :x", ":sala 421 ana AWAY :"), ("PASS x", ""), ("PONG x", ""), ("JOIN #sala", ""),
+                ("NOTICE zeca :oi", ""), (":x PRIVMSG #sala :oi", ""), ("", "")):
+            with self.subTest(request):
+                found = self.answer(ana, request)
+                self.assertTrue(found.startswith(answer) if answer else not found, found)
+                self.assertNotIn("\x1b", found)
+
+    def test_ping_token_comes_back_equal(self):
+        """Pitfalls 24 e 27: com espaços e dois-pontos, igual; um CR dentro faz duas linhas; e sempre cabe em 512."""
+        ana = self.enter(self.serve("--modo", "chat"))
+        self.assertEqual(self.answer(ana, "PING :a b :c  d"), ":sala PONG sala :a b :c  d\r\n")
+        self.assertEqual(self.answer(ana, "PING a\rPING b"), ":sala PONG sala :a\r\n:sala PONG sala :b\r\n")
+        self.assertEqual(len(self.answer(ana, "PING :" + "ç" * 500).encode()), 511)
+
+    def test_nicknames_of_both_worlds(self):
+        """Pitfalls 21 e 26: 433 a quem chega depois, e o nc não toma um apelido que o IRC leria de outro modo."""
+        server = self.serve("--modo", "chat")
+        ana, other, nc = self.enter(server), self.connect(server), self.join(server)
+        other.send("NICK ANA\r\nUSER a 0 * :a\r\n")
+        self.assertIn("escolha outro", other.expect(":sala 433 * ANA :").decode() + other.expect("\r\n").decode())
+        other.send("NICK ana_\r\n")
+        other.expect(":sala 001 ana_ :")
+        ana.send("NICK ana_\r\n")
+        ana.expect(":sala 433 ana ana_ :")
+        for bad in ("ana!x", ":a", "#sala", "a@b", "a,b", "&x", "+x"):
+            nc.send(f"/nick {bad}\n")
+            nc.expect("* erro:")
+        nc.send("/nick ana\n")
+        nc.expect("* erro: ana já está na sala")
+        ana.send("NICK eva\r\n")
+        ana.expect(":ana!ana@sala NICK :eva\r\n")
+        nc.expect("* ana agora é eva\n")
+        other.expect(":ana!ana@sala NICK :eva\r\n")
+
+    def test_both_ways(self):
+        """Pitfall 28b: fala, ação, aviso e recado atravessam os dialetos, e ninguém ouve a si mesmo."""
+        server = self.serve("--modo", "chat")
+        ana, nc = self.enter(server), self.join(server, "bia")
+        ana.expect("bia")
+        ana.send("PRIVMSG #sala :oi\r\nPRIVMSG #sala :\x01ACTION acena\x01\r\nNOTICE #sala :aviso\r\n"
+                 "PRIVMSG bia :psiu\r\nPRIVMSG bia :\x01VERSION\x01\r\n")
+        nc.expect("<ana> oi\n* ana acena\n<ana> aviso\n<ana para bia, em particular> psiu\n"
+                  "<ana para bia, em particular> \\x01VERSION\\x01\n")
+        nc.send("olá \x1b[2J\n/me pula\n/msg ana segredo\n/nick eva\n/sair\n")
+        ana.expect(":bia!bia@sala PRIVMSG #sala :olá \\x1b[2J\r\n:bia!bia@sala PRIVMSG #sala :\x01ACTION pula\x01\r\n"
+                   ":bia!bia@sala PRIVMSG ana :segredo\r\n:bia!bia@sala NICK :eva\r\n:eva!eva@sala QUIT :saiu\r\n")
+        self.assertEqual(self.answer(ana, "PING x"), ":sala PONG sala :x\r\n")
+
+    def test_part_and_join(self):
+        """Quem sai com PART não ouve mais nada, e volta com JOIN; nem fala, nem recebe recados."""
+        server = self.serve("--modo", "chat")
+        ana, nc = self.enter(server), self.join(server, "bia")
+        ana.send("PART #sala :tchau\r\n")
+        ana.expect(":ana!ana@sala PART #sala\r\n")
+        nc.expect("* ana saiu\n")
+        nc.send("não ouve\n/msg ana nem isto\n")
+        nc.expect("* erro: ana não está na sala")
+        found = self.answer(ana, "PRIVMSG #sala :fantasma")
+        self.assertIn(":sala 404 ana #sala :", found)
+        self.assertNotIn("PRIVMSG", found)
+        self.assertIn(":sala 442 ana #sala :", self.answer(ana, "PART #sala"))
+        ana.send("JOIN #outra,#sala\r\n")
+        ana.expect(":sala 403 ana #outra :")
+        ana.expect(":ana!ana@sala JOIN #sala\r\n")
+        ana.expect(":sala 353 ana = #sala :ana bia\r\n")
+        self.assertNotIn(b"fantasma", nc.expect("* ana entrou\n"))
+
+    def test_lines_fit(self):
+        """Pitfall 25: 1024 bytes de nc viram linhas de até 512, cortadas entre caracteres; e nada se perde."""
+        server = self.serve("--modo", "chat")
+        ana, nc = self.enter(server), self.join(server, "bia")
+        ana.expect(" JOIN #sala\r\n")
+        for text in ("ç" * 512, "\U0010ffff" * 256, "a" + "日" * 341, "/me " + "ç" * 500):
+            nc.send(text + "\nfim\n")
+            *lines, last = ana.expect(":fim\r\n").split(b"\r\n")[:-1]
+            if b"NICK" in lines[0]:
+                del lines[0]
+            self.assertLessEqual(max(map(len, lines)), 510)
+            pieces = [line.decode().split(" :", 1)[1].replace("\x01ACTION ", "").strip("\x01") for line in lines]
+            self.assertEqual("".join(pieces), text.replace("/me ", ""))
+
+    def test_names_of_a_full_room(self):
+        """A lista de quem está se parte em linhas de até 512 bytes."""
+        room = self.servidor.Chat().room
+        for number in range(200):
+            room.enter(number, f"pessoa-de-número-{number:03}")
+        irc = self.servidor.Irc(mock.Mock(room=room))
+        lines = irc.list_names("ana").split(b"\r\n")[:-1]
+        self.assertLessEqual(max(map(len, lines)), 510)
+        names = [name for line in lines[:-1] for name in line.decode().split(" :", 1)[1].split()]
+        self.assertEqual(names, room.who())
+
+    def test_line_too_long(self):
+        ana = self.enter(self.serve("--modo", "chat"))
+        ana.send("PRIVMSG #sala :" + "x" * 1024 + "\r\n")
+        self.assertEqual(ana.expect_eof().decode().rpartition("\r\n")[0], "ERROR :linha com mais de 1024 bytes")
+
+    def test_registration_that_never_ends(self):
+        """Pitfall 30: CAP LS e mais nada espera como qualquer mudo, e não está na sala."""
+        server = self.serve("--modo", "chat", "--ocioso", 0.3, constants={"TICK_S": 0.05})
+        conn = self.connect(server)
+        conn.send("CAP LS\r\nNICK ana\r\nUSER a 0 * :a\r\n")
+        self.assertIn(b"ERROR :sil", conn.expect_eof())
+        self.assertNotIn(b" 001 ", conn.data)
+
+    def test_broken_irc(self):
+        """Comandos sem palavras, colados, cortados, com bytes de controle: só respostas, nunca um fim do servidor."""
+        server = self.serve("--modo", "chat")
+        rng = random.Random(SEED)
+        words = ["CAP", "NICK", "USER", "PASS", "PING", "PONG", "JOIN", "PART", "PRIVMSG", "NOTICE", "NAMES", "WHO",
+                 "WHOIS", "MODE", "TOPIC", "LIST", "MOTD", "#sala", ":", "LS", "END", "REQ", "ana", "0", "\x01ACTION",
+                 "\x1b", ",", "+b", ":a b", "\x00", "é", "!", "*"]
+        for turn in range(60):
+            conn = self.connect(server)
+            lines = [" ".join(rng.choices(words, k=rng.randrange(5))) for _ in range(40)]
+            with contextlib.suppress(ConnectionError):
+                conn.send(f"CAP LS\r\nNICK n{turn}\r\nUSER a 0 * :a\r\nCAP END\r\n")
+                conn.send("\r\n".join(lines) + "\r\nQUIT\r\n")
+                self.assertIn(b"ERROR :", conn.expect_eof(), f"semente {SEED}, volta {turn}")
+            conn.close()
+        self.enter(server)
 
 
-class TestTLS(ScriptTestCase):
+class TestServidorIrc(IrcTests, ServerTestCase):
+    """O dialeto de IRC. Com threads."""
+
+    def test_parse_irc(self):
+        for line, parsed in (("PRIVMSG #sala :oi, tudo bem", ("PRIVMSG", ["#sala", "oi, tudo bem"])),
+                             (":eu PRIVMSG ana oi", ("PRIVMSG", ["ana", "oi"])), ("join #sala", ("JOIN", ["#sala"])),
+                             ("USER a 0 * :", ("USER", ["a", "0", "*", ""])), ("", ("", [])), (":", ("", [])),
+                             ("PING :a :b", ("PING", ["a :b"])), ("  ", ("", []))):
+            with self.subTest(line):
+                self.assertEqual(self.servidor.parse_irc(line), parsed)
+
+    def test_recognize(self):
+        for lines, tongue in ((["CAP LS"], "irc"), (["CAP LS 302"], "irc"), (["NICK x"], ""), (["PASS x"], ""),
+                              (["PASS x", "NICK y"], ""), (["NICK x", "USER a b c d"], "irc"), (["oi"], "linhas"),
+                              (["PASS x", "NICK y", "USER a 0 * :b"], "irc"), (["NICK x", "CAP LS 302"], "irc"),
+                              (["NICK x", "oi"], "linhas"), (["nick x"], "linhas"), (["CAP"], "linhas"),
+                              (["GET / HTTP/1.1"], "http"), (["POST /a b HTTP/2"], "http"), (["GET /"], "linhas"),
+                              (["NICK x", "GET / HTTP/1.1"], "linhas")):
+            with self.subTest(lines):
+                self.assertEqual(self.servidor.recognize(lines), tongue)
+
+
+class TestServidorIrcEpoll(IrcTests, ServerTestCase):
+    """O dialeto de IRC. Com epoll."""
+    motor = "epoll"
+
+
+class TestServidorTLSStream(ScriptTestCase):
     """TLS nos dois lados: quem é quem, quem não é, e quem não diz nada."""
 
     @classmethod
@@ -1611,7 +2013,7 @@ class TestTLS(ScriptTestCase):
         """TLS 1.2 ou mais novo, seja qual for o padrão do Python e do OpenSSL desta máquina."""
         servidor, cliente = load("servidor.py"), load("cliente.py")
         args = servidor.build_parser().parse_args(["--certificado", self.cert, "--chave", self.key])
-        self.assertEqual(servidor.tls_context(args).minimum_version, ssl.TLSVersion.TLSv1_2)
+        self.assertEqual(servidor.load_tls(args).minimum_version, ssl.TLSVersion.TLSv1_2)
         with mock.patch.object(cliente, "TLSStream") as stream:
             cliente.start_tls(None, cliente.build_parser().parse_args(["--tls"]))
         self.assertEqual(stream.call_args[0][1].minimum_version, ssl.TLSVersion.TLSv1_2)
@@ -7592,7 +7994,7 @@ def births(tree):
 
 each_script = each(*SCRIPTS)
 # Os que já se contam do programa ingênuo ao que aguenta (quem termina o seu, põe-no aqui).
-RETOLD = ("servidor_udp.py", "led_gpio.py")
+RETOLD = ("servidor.py", "servidor_udp.py", "led_gpio.py")
 each_retold = each(*RETOLD)
 each_server = each("servidor.py", "servidor_udp.py", "led_gpio.py")
 each_source = each(*SCRIPTS, "test_all.py")
@@ -7783,7 +8185,8 @@ class TestREADME(unittest.TestCase):
 
     def test_the_example_service(self):
         servidor = load("servidor.py")
-        for source in (self.text, servidor.__doc__):
+        exercise = re.sub(r"(?m)^# ", "", (HERE / "servidor.py").read_text(encoding="utf-8"))
+        for source in (self.text, exercise):
             code = re.search(r"^ *class Upper\(Service\):\n(?: .*\n)+", source, re.M)[0]
             names = {"Service": servidor.Service}
             exec(textwrap.dedent(code), names)
