@@ -421,9 +421,9 @@ def read_line(data: bytes) -> str:
 class Member:
     """O que a sala sabe de um endereço, além do apelido."""
 
-    def __init__(self):
-        # O código com que ele se provou: só ele o recebeu, e com ele retoma o apelido.
-        self.code = ""
+    def __init__(self, code):
+        # O código com que ele entrou: só ele o recebeu, e com ele retoma o apelido.
+        self.code = code
         # Quando falou por último, em time.monotonic().
         self.seen = 0.0
 
@@ -447,11 +447,9 @@ class Chat:
         if source not in self.members:
             if not code:
                 return self.challenge(data, source)
-            if not self.welcome(source):
+            if not self.welcome(source, code):
                 return None
-        member = self.members[source]
-        member.code = code or member.code
-        member.seen = time.monotonic()
+        self.members[source].seen = time.monotonic()
         # Mede-se escapada, como seguirá: \x01 são quatro bytes.
         if len(escape(line[:LINE_LIMIT + 1]).encode()) > LINE_LIMIT:
             return self.tell(source, f"* erro: linha com mais de {LINE_LIMIT} bytes")
@@ -474,11 +472,11 @@ class Chat:
         if answer:
             self.send(answer, source)
 
-    def welcome(self, source):
+    def welcome(self, source, code):
         if len(self.members) >= MAX_MEMBERS:
             self.tell(source, f"* erro: a sala está cheia ({MAX_MEMBERS}); tente mais tarde")
             return False
-        self.members[source] = Member()
+        self.members[source] = Member(code)
         self.spread(self.room.enter(source))
         return True
 
@@ -496,7 +494,10 @@ class Chat:
         try:
             reply, told = obey(self.room, source, line)
         except ProtocolError as error:
-            return self.tell(source, f"* erro: {error}")
+            hint = ""
+            if command == "nick" and nick_key(nick) in self.room.members:
+                hint = f", ou, se é você: /nick {nick} e o código com que entrou"
+            return self.tell(source, f"* erro: {error}{hint}")
         if source not in self.room.nicks:
             del self.members[source]
         if reply:

@@ -3359,15 +3359,17 @@ class TestServidorUdpChat(ServidorUdpTestCase):
         self.say(old, f"{code} /nick ana", "agora é ana")
         new = self.peer(server)
         fresh = re.search("é ([A-Z2-7]{7}):", self.ask(new, b"/entrar".ljust(64)).decode())[1]
-        self.say(new, f"{fresh} /nick ana", "ana já está na sala")
+        self.say(new, f"{fresh} /nick ana", "ana já está na sala; escolha outro apelido, ou, se é você: /nick ana e o")
         for wrong in ("AAAAAAA", fresh, "", "ç", code + "A"):  # nem o próprio, nem um inventado
             self.say(new, f"/nick ana {wrong}", "* erro")
         self.say(new, f"/nick ana {code.lower()}", "agora é ana")
         self.hear(old, "esta saiu da sala")
         self.assertEqual(self.say(bia, "/quem", "na sala"), "* na sala: ana, bia\n")
         self.assertEqual(self.ask(old, b"oi"), b"?\n")
-        self.say(bia, f"/nick ana {code}", "* erro")  # o código antigo não vale mais: o de agora é o da porta nova
-        self.say(bia, f"/nick ana {fresh}", "agora é ana")
+        self.say(bia, f"/nick ana {code}", "* erro")  # o antigo não vale mais: agora é o da porta nova
+        last = self.peer(server)
+        code = re.search("é ([A-Z2-7]{7}):", self.ask(last, b"/entrar".ljust(64)).decode())[1]
+        self.say(last, f"{code} /nick ana {fresh}", "agora é ana")  # tudo num datagrama só
         self.hear(new, "esta saiu da sala")
 
     def test_an_old_code_is_never_spoken(self):
