@@ -213,9 +213,10 @@ def split_text(text: str, room: int) -> list:
     A mensagem vazia também tem uma.
     """
     data = text.encode("utf-8", "replace")
-    pieces = [data[at:at + room - 1] for at in range(0, len(data), room - 1)] or [b""]
-    last = pieces.pop()
-    return [bytes([MORE]) + piece for piece in pieces] + [bytes([LAST]) + last]
+    step = room - 1
+    starts = range(0, max(len(data), 1), step)
+    *first, last = [data[at:at + step] for at in starts]
+    return [bytes([MORE]) + piece for piece in first] + [bytes([LAST]) + last]
 
 
 def to_wire(index: int) -> int:
@@ -1344,7 +1345,7 @@ def attach_filter(sock, side, session=None):
 
     Também ficam de fora os que não se dirigem a esta máquina e, se dita, os de outra sessão.
     """
-    # (operação, valor, o que fazer se a comparação dá certo): o contrário acaba com o quadro.
+    # (operação, valor, o que há de ser a comparação para o quadro seguir).
     code = [
         (BPF_LOAD_BYTE, BPF_PACKET_TYPE, None),
         (BPF_EQUAL, PACKET_OTHERHOST, False),
@@ -1360,7 +1361,8 @@ def attach_filter(sock, side, session=None):
     packed = bytearray()
     for at, (operation, value, goes_on) in enumerate(code):
         # Quantas instruções saltar se a comparação dá certo, e se não dá: até a última.
-        jumps = {None: (0, 0), True: (0, len(code) - 2 - at), False: (len(code) - 2 - at, 0)}
+        to_the_end = len(code) - 2 - at
+        jumps = {None: (0, 0), True: (0, to_the_end), False: (to_the_end, 0)}
         packed += struct.pack("=HBBI", operation, *jumps[goes_on], value)
     program = array.array("B", packed)
     pointer, _ = program.buffer_info()

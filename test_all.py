@@ -4510,7 +4510,7 @@ def raw_vectors():
                bytes.fromhex(fields["quadro"]))
 
 
-class TestProtocoloRaw(unittest.TestCase):
+class TestRawClientProtocolError(unittest.TestCase):
     """O codec, igual nos dois scripts: bytes entram, bytes saem."""
 
     @classmethod
@@ -4596,26 +4596,6 @@ class TestProtocoloRaw(unittest.TestCase):
         m = self.m
         frame = m.pack_frame(m.make_seal()[1], b"t" * 6, b"s" * 6, m.TEXT, 1, 2, 3, b"\1\x1b]0;x\x07")
         self.assertNotIn("\x1b", m.describe("->", frame))
-
-    def test_receiver_any_order(self):
-        rng = random.Random(SEED)
-        receiver, got = self.m.Receiver(200, 64), []
-        while receiver.next < 200:
-            receiver.acknowledge(0)
-            index = rng.randrange(max(receiver.next - 9, 0), receiver.next + 80)  # repetidos e além da janela também
-            receiver.accept(index, b"%d" % index, got)
-            self.assertLessEqual(len(receiver.early), 64)
-            following, window, bits = receiver.acknowledge(0)
-            self.assertEqual({following + at for at in range(90) if bits >> at & 1}, set(receiver.early))
-        self.assertEqual(got, [b"%d" % index for index in range(200)])
-
-    def test_receiver_closes_the_window(self):
-        receiver, got = self.m.Receiver(100, 10), []
-        for index in range(30):
-            receiver.accept(index, b"x", got)
-        self.assertEqual(len(got), 10)  # um servidor que ignora a janela fala sozinho
-        self.assertEqual(receiver.acknowledge(backlog=10)[1], 0)
-        self.assertEqual(receiver.acknowledge(backlog=4)[1], 6)
 
 
 class SimulatedLink:
@@ -5399,20 +5379,96 @@ def without_raw():
     return ("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw")
 
 
-class TestRawClient(RawTestCase):
-    """O cliente: espera, retoma, não atropela nada, e o cano dita o passo."""
+# ---------------------------------------------------------------------------------------------
+# raw_client.py
 
-    def test_client_first(self):
-        data = self.film()
-        client = self.spawn_client("baixar", "filme.bin", "--espera", "30", status=0)
-        client.expect_error("espero um servidor em lo")
-        self.serve()
-        self.assertEqual(client.wait(), 0)
-        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+class RawClientTestCase(RawTestCase):
+    """O que os testes do cliente têm em comum."""
 
-    def test_nobody_there(self):
-        result = self.client("listar", "--espera", "0.2", status=1)
-        self.assert_one_line_error(result, "nenhum servidor", "raw_server.py lo")
+    def bare_client(self, **fields):
+        """Um Client sem socket, para o que não depende dele."""
+        client = self.client_module.Client.__new__(self.client_module.Client)
+        vars(client).update({"server": bytes(6), "server_name": "\x1b", "verbose": False, "queue": 8, "capacity": 8,
+                             "room": 1000, "seal_size": 4, "number": 1, "wanted": None, "target": None, "carrier": True,
+                             "interface": "lo", "look": lambda: None, **fields})
+        return client
+
+    def bare_transfer(self, total=10, capacity=8, **fields):
+        """Uma Transfer de `total` blocos de 100 bytes, sem servidor."""
+        card = (0, 100 * total, 0, 100, bytes(32), 0, 0, 0, 0, b"")
+        transfer = self.client_module.Transfer(self.bare_client(capacity=capacity), b"", card)
+        vars(transfer).update({"acknowledge": mock.Mock(), "wait": mock.Mock(), **fields})
+        return transfer
+
+
+class TestRawClientNaive(unittest.TestCase):
+    """O programa da docstring, que roda; e as faltas dele, ao lado do nosso."""
+
+    client = load("raw_client.py")
+
+    def run_naive(self, arrivals, total=5):
+        """Roda-o contra estes blocos, na ordem dada; devolve o que escreveu e o que pediu."""
+        m, (_, seal), file, asked = self.client, self.client.make_seal(), io.BytesIO(), []
+        frames = [m.pack_frame(seal, b"c" * 6, b"s" * 6, m.DATA, 7, block, 0, b"%d" % block) for block in arrivals]
+        sock = mock.Mock(recv=mock.Mock(side_effect=frames), send=lambda frame: asked.append(m.unpack_frame(seal, frame)))
+        names = {**vars(m), "sock": sock, "file": file, "seal": seal, "server": b"s" * 6, "mine": b"c" * 6, "session": 7,
+                 "total": total}
+        with contextlib.suppress(StopIteration):  # acabou o que havia a chegar
+            exec(compile(naive_program("raw_client.py"), "ingênuo", "exec"), names)
+        return file.getvalue(), [frame.block for frame in asked]
+
+    def test_it_runs(self):
+        self.assertEqual(self.run_naive([0, 1, 1, 2, 3, 4]), (b"01234", [1, 2, 2, 3, 4, 5]))
+
+    def test_early_blocks_are_thrown_away(self):
+        """Perdido o bloco 1, o ingênuo joga fora os três que vieram depois dele; o nosso só espera por ele."""
+        arrivals = [0, 2, 3, 4, 1]
+        self.assertEqual(self.run_naive(arrivals)[0], b"01")
+        receiver, ready = self.client.Receiver(5, 8), []
+        for block in arrivals:
+            receiver.accept(block, b"%d" % block, ready)
+        self.assertEqual(b"".join(ready), b"01234")
+
+    def test_bent_frame_is_the_end_of_it(self):
+        """Um bit virado no fio acaba com o ingênuo; o nosso é como se o quadro não tivesse vindo."""
+        m, (_, seal) = self.client, self.client.make_seal()
+        bent = bytearray(m.pack_frame(seal, b"c" * 6, b"s" * 6, m.DATA, 7, 0, 0, b"0"))
+        bent[-1] ^= 1
+        with mock.patch.object(m, "pack_frame", return_value=bytes(bent)):
+            self.assertRaises(m.ProtocolError, self.run_naive, [0])
+        client = m.Client.__new__(m.Client)
+        client.seal = seal
+        self.assertIsNone(client.check(bent))
+
+
+class TestRawClientReceiver(unittest.TestCase):
+    """A ordem, com memória limitada."""
+
+    m = load("raw_client.py")
+
+    def test_receiver_any_order(self):
+        rng = random.Random(SEED)
+        receiver, got = self.m.Receiver(200, 64), []
+        while receiver.next < 200:
+            receiver.acknowledge(0)
+            index = rng.randrange(max(receiver.next - 9, 0), receiver.next + 80)  # repetidos e além da janela também
+            receiver.accept(index, b"%d" % index, got)
+            self.assertLessEqual(len(receiver.early), 64)
+            following, window, bits = receiver.acknowledge(0)
+            self.assertEqual({following + at for at in range(90) if bits >> at & 1}, set(receiver.early))
+        self.assertEqual(got, [b"%d" % index for index in range(200)])
+
+    def test_receiver_closes_the_window(self):
+        receiver, got = self.m.Receiver(100, 10), []
+        for index in range(30):
+            receiver.accept(index, b"x", got)
+        self.assertEqual(len(got), 10)  # um servidor que ignora a janela fala sozinho
+        self.assertEqual(receiver.acknowledge(backlog=10)[1], 0)
+        self.assertEqual(receiver.acknowledge(backlog=4)[1], 6)
+
+
+class TestRawClientPartial(RawClientTestCase):
+    """Para onde vão os bytes: retoma, não atropela nada, e o cano dita o passo."""
 
     def partial_download(self, size=20_000_000):
         """Um cliente morto por kill -9 no meio de uma cópia; devolve o filme inteiro."""
@@ -5465,33 +5521,6 @@ class TestRawClient(RawTestCase):
                 (self.home / "filme.bin.parcial.id").write_bytes(note)
             self.client("baixar", "filme.bin", "--sobrescrever")
             self.assertEqual((self.home / "filme.bin").read_bytes(), data, note)
-
-    def test_server_killed_and_started_again(self):
-        data = self.film(size=60_000_000)
-        server = self.serve(status=None)
-        client = self.spawn_client("baixar", "filme.bin", status=0, constants={"SILENCE_US": 300_000})
-        partial = self.home / "filme.bin.parcial"
-        self.until(lambda: partial.exists() and partial.stat().st_size > 0 or client.popen.poll() is not None,
-                   "começou")
-        server.kill()
-        server.wait()
-        self.serve()
-        self.assertEqual(client.wait(), 0, client.errors())
-        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
-
-    def test_interface_down_and_up_twice(self):
-        data = self.film(size=60_000_000)
-        self.serve()
-        client = self.spawn_client("baixar", "filme.bin", status=0)
-        partial = self.home / "filme.bin.parcial"
-        for _ in range(2):
-            size = partial.stat().st_size if partial.exists() else 0
-            self.until(lambda: client.popen.poll() is not None or partial.exists() and partial.stat().st_size > size,
-                       "o parcial cresce")
-            self.lab.ip("link", "set", "lo", "down")
-            self.lab.ip("link", "set", "lo", "up")
-        self.assertEqual(client.wait(), 0, client.errors())
-        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
 
     def test_never_overwrites(self):
         data = self.film()
@@ -5579,105 +5608,6 @@ class TestRawClient(RawTestCase):
         self.assertIn("continuo de", self.client("baixar", "filme.bin").err)
         self.assertEqual((self.home / "filme.bin").read_bytes(), data)
 
-    def test_message_too_long(self):
-        """Recusada antes do primeiro quadro: aqui nem socket há."""
-        m = self.client_module
-        with self.assertRaisesRegex(m.Failure, str(m.MESSAGE_MAX)):
-            m.Client.say(None, "á" * (m.MESSAGE_MAX // 2 + 1))
-
-    def bare_client(self, **fields):
-        """Um Client sem socket, para o que não depende dele."""
-        client = self.client_module.Client.__new__(self.client_module.Client)
-        vars(client).update({"server": bytes(6), "server_name": "\x1b", "verbose": False, "queue": 8, "capacity": 8,
-                             "block": 100, "size": 1000, "digest": bytes(32), **fields})
-        return client
-
-    def test_deadline_holds_in_a_flood(self):
-        """Passada a hora, nem mais um quadro: sob inundação sempre há outro, e --espera não acabaria."""
-        full = open("/dev/zero", "rb")
-        self.addCleanup(full.close)
-        sock = mock.Mock(fileno=full.fileno, recv_into=mock.Mock(side_effect=AssertionError("leu mais um quadro")))
-        client = self.bare_client(sock=sock, buffer=memoryview(bytearray(99)))
-        self.assertEqual(list(client.frames(self.client_module.clock() - 1)), [])
-
-    def test_list_goes_on_without_the_silent_one(self):
-        """`listar`: um servidor que calou, lotado ou torto não esconde os outros, mas conta no estado de saída."""
-        m, servers = self.client_module, [(bytes([2, 0, 0, 0, 0, at]),) for at in range(4)]
-        client = mock.Mock(target=None)
-        client.find = lambda everyone=False: servers if everyone else [(client.target, "outra oferta")]
-        client.catalog.side_effect = [m.Silence(m.GONE), m.Failure(m.REASONS[m.FULL]), m.ProtocolError("x"), None]
-        with self.assertRaisesRegex(m.Failure, "02:00:00:00:00:00: .*calou.*:01: .*lotado.*:02: x"):
-            m.list_all(client, None)
-        self.assertEqual(client.catalog.mock_calls, [mock.call(servers[0])] + [  # a oferta de antes já não vale
-            mock.call((server, "outra oferta")) for server, in servers[1:]])
-
-    def test_twisted_catalog(self):
-        good = b"7 1700000000000000000 um nome\0" + b"0 -1 outro\0" + b"0 0 \x1b]0;x\x07\0"
-        for bad in (b"lixo\0", b"1 x nome\0", b"9" * 400 + b" 1 n\0", b"\0\0", b"-5 1 n\0", b"1 1 \0", b"1 1 cortado"):
-            client, said = self.bare_client(enter=mock.Mock()), io.StringIO()
-            client.fetch = lambda name, sink: sink.write([memoryview(good + bad)])
-            with contextlib.redirect_stdout(said):
-                self.assertEqual(client.catalog(None)[:2], ["um nome", "outro"], bad)
-            self.assertNotIn("\x1b", said.getvalue())
-
-    def test_wrong_digest_in_a_pipe(self):
-        """O que vai a um cano já foi; que pelo menos o estado de saída diga que chegou errado."""
-        client = self.bare_client(open=mock.Mock(), transfer=mock.Mock(), close=mock.Mock())
-        with self.assertRaisesRegex(self.client_module.Failure, "SHA-256 não confere"):
-            client.fetch(b"x", self.client_module.Memory())
-
-    def test_server_that_says_too_much(self):
-        """O catálogo tem um teto, e uma mensagem sem fim também."""
-        m = self.client_module
-        with mock.patch.object(m, "CATALOG_BYTES", 10), self.assertRaisesRegex(m.Failure, "grande demais"):
-            m.Memory().write([b"x" * 11])
-        parts = [bytes([m.MORE]) + b"x" * 60_000] * 3 + [bytes([m.NOTHING])]
-        client = self.bare_client(heard=0, inbox=bytearray(), ask=mock.Mock(
-            side_effect=[types.SimpleNamespace(payload=part) for part in parts]))
-        client.listen()
-        self.assertEqual(len(client.inbox), m.MESSAGE_MAX)
-
-    def test_answers_but_no_block_arrives(self):
-        """MTU que não passa no meio do caminho: FICHA vem, DADOS não. Um erro, e não um laço."""
-        m, args = self.client_module, mock.Mock(word="x", saida=str(self.home / "x"), sobrescrever=False)
-        with mock.patch.object(m, "attempt", side_effect=[False] * m.EMPTY_MAX + [KeyboardInterrupt]), \
-                contextlib.redirect_stderr(io.StringIO()), self.assertRaisesRegex(m.Failure, "MTU"):
-            m.download(mock.Mock(), args)
-        client = mock.MagicMock(asked=b"")
-        client.ask.return_value.payload = bytes(m.LAYOUT[m.CARD].size)
-        with self.assertRaisesRegex(m.Failure, "MTU"):
-            m.measure(client, mock.Mock(word=0.1))
-
-    def test_card_is_not_a_block(self):
-        """FICHAS sem DADOS (o MTU deixa passar só as primeiras) não seguram quem espera blocos; em pausa, seguram."""
-        m = self.client_module
-        for room, end in ((8, m.Silence), (0, EOFError)):
-            client = self.bare_client(receiver=m.Receiver(10, room), acknowledge=mock.Mock(), sock=None,
-                                      drain=mock.Mock(side_effect=[(0, 1)] * 50 + [EOFError]))
-            with mock.patch.object(m, "clock", itertools.count(0, 200_000).__next__), \
-                    mock.patch.object(m, "select"), self.assertRaises(end):
-                client.transfer(m.Memory())
-
-    def test_progress_fits_and_goes_away(self):
-        """A barra cabe em qualquer terminal, e não fica nele depois de um erro."""
-        m, screen = self.client_module, io.StringIO()
-        screen.isatty = lambda: True
-        client = self.bare_client(receiver=m.Receiver(10, 8), acknowledge=mock.Mock(),
-                                  drain=mock.Mock(side_effect=[(8, 0), m.Silence]))
-        with contextlib.redirect_stderr(screen), mock.patch.object(m, "clock", itertools.count(0, 200_000).__next__), \
-                mock.patch("os.get_terminal_size", return_value=os.terminal_size((40, 24))), \
-                self.assertRaises(m.Silence):
-            client.transfer(m.Memory(), "um nome de filme bem comprido.mp4")
-        _, shown, after = screen.getvalue().split("\r")
-        self.assertRegex(shown, r"^um nome de filme bem com +0% \[")
-        self.assertLess(len(shown[:-len("\x1b[K")]), 40)
-        self.assertEqual(after, "\x1b[K")
-
-    def test_human_sizes(self):
-        for size, text in ((0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (512 << 10, "512.0 KiB"),
-                           (1 << 20, "1.0 MiB"), (5 << 40, "5120.0 GiB")):
-            self.assertEqual(self.client_module.human(size), text)
-
     def test_pipe_keeps_what_does_not_fit_and_copies_it_once(self):
         m, data = self.client_module, random.Random(SEED).getrandbits(8 << 23).to_bytes(8 << 20, "big")
         read, write = os.pipe()
@@ -5703,6 +5633,98 @@ class TestRawClient(RawTestCase):
         self.assertEqual((seen == data, sink.size, sink.backlog), (True, len(data), 0))
         self.assertEqual(sink.hash.digest(), hashlib.sha256(data).digest())
 
+    def test_server_that_says_too_much(self):
+        """O catálogo tem um teto, e uma mensagem sem fim também."""
+        m = self.client_module
+        with mock.patch.object(m, "CATALOG_BYTES", 10), self.assertRaisesRegex(m.Failure, "grande demais"):
+            m.Memory().write([b"x" * 11])
+        parts = [bytes([m.MORE]) + b"x" * 60_000] * 3 + [bytes([m.NOTHING])]
+        client = self.bare_client(heard=0, inbox=bytearray(), ask=mock.Mock(
+            side_effect=[types.SimpleNamespace(payload=part) for part in parts]))
+        client.listen()
+        self.assertEqual(len(client.inbox), m.MESSAGE_MAX)
+
+    def test_output_that_does_not_take_it_whole(self):
+        """L1: `baixar -o -` num disco que enche, com e sem PYTHONUNBUFFERED: uma linha, e nunca o estado 0."""
+        self.film(size=300_000)
+        self.serve()
+        for env in ({}, {"PYTHONUNBUFFERED": "1"}):
+            with open(self.home / "saida", "wb") as out:
+                done = subprocess.run([*self.lab.prefix, "prlimit", "--fsize=100000", sys.executable,
+                                       str(HERE / "raw_client.py"), "baixar", "filme.bin", "-o", "-"],
+                                      stdout=out, stderr=subprocess.PIPE, env=child_env(**env))
+            self.assert_one_line_error(Result(done.returncode, b"", done.stderr.decode()), "tamanho permitido")
+
+    def test_long_names(self):
+        """P6: o bilhete do parcial é o nome mais comprido dos três; o que não cabe é dito antes de pedir um byte."""
+        self.film("n" * 245)
+        self.serve()
+        result = self.client("baixar", "n" * 245, status=1)
+        self.assert_one_line_error(result, "comprido demais", "-o ARQUIVO")
+        self.client("baixar", "n" * 245, "-o", "n" * 244)
+        self.assertEqual((self.home / ("n" * 244)).stat().st_size, 300_000)
+
+    def test_interrupted_tells_where_the_copy_is(self):
+        """N18: Ctrl+C em baixar diz que o parcial ficou, e que o mesmo comando continua dali."""
+        self.film(size=200_000_000)
+        self.serve()
+        client = self.spawn_client("baixar", "filme.bin", status=130)
+        partial = self.home / "filme.bin.parcial"
+        self.until(lambda: partial.exists() and partial.stat().st_size > 0, "o parcial cresce")
+        client.kill(signal.SIGINT)
+        self.assertEqual(client.wait(), 130)
+        self.assertIn("filme.bin.parcial: o mesmo comando continua dali", client.errors())
+
+
+class TestRawClientTransfer(RawClientTestCase):
+    """Receber até o fim, ou até o silêncio."""
+
+    def test_server_killed_and_started_again(self):
+        data = self.film(size=60_000_000)
+        server = self.serve(status=None)
+        client = self.spawn_client("baixar", "filme.bin", status=0, constants={"SILENCE_US": 300_000})
+        partial = self.home / "filme.bin.parcial"
+        self.until(lambda: partial.exists() and partial.stat().st_size > 0 or client.popen.poll() is not None,
+                   "começou")
+        server.kill()
+        server.wait()
+        self.serve()
+        self.assertEqual(client.wait(), 0, client.errors())
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+
+    def test_interface_down_and_up_twice(self):
+        data = self.film(size=60_000_000)
+        self.serve()
+        client = self.spawn_client("baixar", "filme.bin", status=0)
+        partial = self.home / "filme.bin.parcial"
+        for _ in range(2):
+            size = partial.stat().st_size if partial.exists() else 0
+            self.until(lambda: client.popen.poll() is not None or partial.exists() and partial.stat().st_size > size,
+                       "o parcial cresce")
+            self.lab.ip("link", "set", "lo", "down")
+            self.lab.ip("link", "set", "lo", "up")
+        self.assertEqual(client.wait(), 0, client.errors())
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+
+    def test_card_is_not_a_block(self):
+        """FICHAS sem DADOS (o MTU deixa passar só as primeiras) não seguram quem espera blocos; em pausa, seguram."""
+        m = self.client_module
+        for room, end in ((8, m.Silence), (0, EOFError)):
+            transfer = self.bare_transfer(capacity=room, drain=mock.Mock(side_effect=[(0, 1)] * 50 + [EOFError]))
+            with mock.patch.object(m, "clock", itertools.count(0, 200_000).__next__), self.assertRaises(end):
+                transfer.run(m.Memory())
+
+    def test_answers_but_no_block_arrives(self):
+        """MTU que não passa no meio do caminho: FICHA vem, DADOS não. Um erro, e não um laço."""
+        m, args = self.client_module, mock.Mock(word="x", saida=str(self.home / "x"), sobrescrever=False)
+        with mock.patch.object(m, "attempt", side_effect=[False] * m.EMPTY_MAX + [KeyboardInterrupt]), \
+                contextlib.redirect_stderr(io.StringIO()), self.assertRaisesRegex(m.Failure, "MTU"):
+            m.download(mock.Mock(), args)
+        client = mock.MagicMock(asked=b"")
+        client.ask.return_value.payload = bytes(m.LAYOUT[m.CARD].size)
+        with self.assertRaisesRegex(m.Failure, "MTU"):
+            m.measure(client, mock.Mock(word=0.1))
+
     def test_interrupted_gives_the_place_back(self):
         """Ctrl+C, ou SIGTERM, diz FIM: o lugar no servidor não espera 15 s por quem já se foi."""
         self.film()
@@ -5714,13 +5736,43 @@ class TestRawClient(RawTestCase):
             self.assertEqual(client.wait(), 130)
         self.client("baixar", "filme.bin")
 
+
+class TestRawClientClient(RawClientTestCase):
+    """A quem pedir, e até quando."""
+
+    def test_client_first(self):
+        data = self.film()
+        client = self.spawn_client("baixar", "filme.bin", "--espera", "30", status=0)
+        client.expect_error("espero um servidor em lo")
+        self.serve()
+        self.assertEqual(client.wait(), 0)
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+
+    def test_nobody_there(self):
+        result = self.client("listar", "--espera", "0.2", status=1)
+        self.assert_one_line_error(result, "nenhum servidor", "raw_server.py lo")
+
+    def test_message_too_long(self):
+        """Recusada antes do primeiro quadro: aqui nem socket há."""
+        m = self.client_module
+        with self.assertRaisesRegex(m.Failure, str(m.MESSAGE_MAX)):
+            m.Client.say(None, "á" * (m.MESSAGE_MAX // 2 + 1))
+
+    def test_deadline_holds_in_a_flood(self):
+        """Passada a hora, nem mais um quadro: sob inundação sempre há outro, e --espera não acabaria."""
+        full = open("/dev/zero", "rb")
+        self.addCleanup(full.close)
+        sock = mock.Mock(fileno=full.fileno, recv_into=mock.Mock(side_effect=AssertionError("leu mais um quadro")))
+        client = self.bare_client(sock=sock, buffer=memoryview(bytearray(99)))
+        self.assertEqual(list(client.frames(self.client_module.clock() - 1)), [])
+
     def test_stays_with_the_server_it_chose(self):
         """O catálogo veio de um servidor: o número do menu, e o resto de uma cópia, não são pedidos a outro."""
         m, other, chosen = self.client_module, b"\x02\0\0\0\0\1", b"\x02\0\0\0\0\2"
         for target, asked in ((None, [m.BROADCAST, chosen]), (other, [other, chosen])):
             sent = mock.Mock(send=mock.Mock(), fileno=lambda: 0)
-            client = self.bare_client(sock=sent, number=0, target=target, wait=0.0001, mac=bytes(6), mtu=1500, key=b"",
-                                      interface="lo", frames=lambda until: ())
+            client = self.bare_client(sock=sent, number=0, target=target, wanted=target, wait=0.0001, mac=bytes(6), mtu=1500, key=b"",
+                                      frames=lambda until: ())
             with mock.patch.object(m, "attach_filter"), contextlib.redirect_stderr(io.StringIO()):
                 self.assertRaises(m.Failure, client.find)
                 client.enter((chosen, b"a" * 16, b"b" * 16, "vm", 1, 1))
@@ -5734,33 +5786,6 @@ class TestRawClient(RawTestCase):
         client.type(b"x" * (self.client_module.MESSAGE_MAX + 2))
         self.assertEqual(client.wait(), 1)
         self.assertIn("uma mensagem leva até", client.errors())
-
-    def test_player_slow_then_done(self):
-        """Um tocador em pausa: a janela fecha, a memória não cresce, e a sessão não morre de silêncio."""
-        with open(self.videos / "filme.bin", "wb") as film:
-            film.truncate(150 << 20)
-        os.mkfifo(self.home / "fifo")
-        (self.home / "player.py").write_text(
-            "import sys\nfirst = sys.stdin.buffer.read(10)\nopen('fifo').read()\nsize = 10\n"
-            "for piece in iter(lambda: sys.stdin.buffer.read(1 << 20), b''):\n    size += len(piece)\nprint(size)\n")
-        self.serve(constants={"SILENCE_US": 300_000})
-        client = self.spawn_client("tocar", "filme.bin", "--player", f"{sys.executable} player.py", status=0,
-                                   constants={"SILENCE_US": 300_000})
-        with open(self.home / "fifo", "w"):  # só abre quando o tocador já parou de ler
-            meter, paused = Meter(client), time.monotonic()
-            self.until(lambda: meter.rss() > 16 << 20 and time.monotonic() > paused + 1, "a janela enche, e se espera")
-            self.assertLess(meter.rss(), 64 << 20)
-        client.expect(f"^{150 << 20}$")
-        self.assertEqual(client.wait(), 0)
-
-    def test_player_that_closes_or_does_not_exist(self):
-        self.film(size=3_000_000)
-        self.serve()
-        self.assertIn("fechou antes do fim", self.client("tocar", "filme.bin", "--player", "head -c 5").err)
-        result = self.client("tocar", "filme.bin", "--player", "sh -c 'cat >&2; exit 3'", status=1)
-        self.assertIn("o tocador sh acabou com o estado 3", result.err)
-        result = self.client("tocar", "filme.bin", "--player", "nao-existe -", status=1)
-        self.assert_one_line_error(result, "apt install")
 
     def test_strange_server(self):
         """Lixo, quadros de outra sessão e fichas impossíveis não derrubam o cliente."""
@@ -5817,6 +5842,181 @@ class TestRawClient(RawTestCase):
         client.kill(signal.SIGINT)
         self.assertEqual(client.wait(), 130)
 
+    def test_standard_input_that_cannot_be_read(self):
+        """L4: uma entrada que não se deixa ler é um erro de uma linha, e não uma espera sem fim."""
+        self.serve()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = socket.create_connection(listener.getsockname())
+            theirs, _ = listener.accept()
+        with ours:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+            done = subprocess.run([*self.lab.prefix, sys.executable, str(HERE / "raw_client.py"), "mensagem"], stdin=ours,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=child_env(), timeout=WATCHDOG_S)
+        self.assert_one_line_error(Result(done.returncode, done.stdout, done.stderr.decode()), "RST")
+
+    def test_interface_is_read_again(self):
+        """L10: outro MAC, ou outro MTU, no meio do caminho: o OLÁ seguinte já sai com ele."""
+        m, sent = self.client_module, mock.Mock(fileno=lambda: 0)
+        sent.getsockopt.return_value = 1 << 20
+        client = self.bare_client(sock=sent, number=0, wait=0.0001, key=b"", frames=lambda until: ())
+        del client.look
+        for mac, mtu in ((b"\2\0\0\0\0\1", 1500), (b"\2\0\0\0\0\2", 1400)):
+            now = m.Interface(m.IFF_UP | m.IFF_RUNNING, mac, mtu, m.ARPHRD_ETHER)
+            with mock.patch.object(m, "attach_filter"), mock.patch.object(m, "read_interface", return_value=now):
+                self.assertRaises(m.Failure, client.find)
+            frame = m.unpack_frame(m.make_seal()[1], sent.send.call_args[0][0])
+            self.assertEqual((frame.source, m.unpack_body(m.HELLO, frame.payload)[1]), (mac, mtu))
+            self.assertEqual((client.room, len(client.buffer)), (mtu - 24, mtu + 14))
+        with mock.patch.object(m, "read_interface", return_value=now._replace(mtu=1300)):
+            client.excuse(OSError(errno.EMSGSIZE, ""))
+        self.assertEqual(client.mtu, 1300)
+
+    def test_server_with_a_new_mac_is_found_again(self):
+        """L10: o escolhido que volta com outro MAC é o que tem o mesmo nome; um estranho, e o --servidor, não mudam."""
+        m, old, new = self.client_module, b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
+        nonce = b"n" * 16
+        number, _ = m.session_of(b"", nonce, b"s" * 16)
+        frames = [m.Frame(bytes(6), new, m.WELCOME, number, 0, 1, nonce + b"s" * 16 + name) for name in (b"eu", b"outro")]
+        client = self.bare_client(target=old, server_name="eu", frames=lambda until: iter(frames))
+        self.assertEqual([offer[0::3][:2] for offer in client.offers(nonce, 0)], [(new, "eu")])
+        self.assertEqual([client.callee(turn) for turn in range(3)], [old, m.BROADCAST, old])
+        client.wanted = old
+        self.assertEqual([client.callee(turn) for turn in range(3)], [old, old, old])
+
+    def test_copy_survives_a_new_mac(self):
+        """L10, F1: o MAC muda dos dois lados no meio da cópia, e ela continua sozinha."""
+        data = self.film(size=3_000_000)
+        self.relay(lose=0.02)
+        self.serve(interface="a0", constants={"SILENCE_US": 500_000})
+        client = self.spawn_client("b0", "baixar", "filme.bin", status=0, constants={"SILENCE_US": 300_000})
+        partial = self.home / "filme.bin.parcial"
+        self.until(lambda: partial.exists() and partial.stat().st_size > 0, "o parcial cresce")
+        self.lab.ip("link", "set", "b0", "address", "02:00:00:00:0b:99")
+        self.assertEqual(client.wait(), 0, client.errors())
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+
+    def test_message_fits_both_sides(self):
+        """L10: uma mensagem comprida se parte no que os dois lados levam num quadro."""
+        self.relay()
+        self.lab.ip("link", "set", "a0", "mtu", "600")
+        self.addCleanup(self.lab.ip, "link", "set", "a0", "mtu", "1500")
+        server = self.serve(interface="a0")
+        text = "começo " + "x" * 3000 + " fim"
+        self.client("b0", "mensagem", text)
+        server.expect("diz: " + text)
+
+    def test_only_what_is_for_this_machine(self):
+        """S4: o filtro larga o que o kernel marca como de outra máquina, ou de outra VLAN (PACKET_OTHERHOST)."""
+        m = self.client_module
+        with mock.patch("array.array", side_effect=lambda kind, data: mock.Mock(
+                buffer_info=lambda: (0, 0), data=data)) as made:
+            m.attach_filter(mock.Mock(), m.FROM_SERVER)
+        code = list(struct.iter_unpack("=HBBI", made.call_args[0][1]))
+        self.assertEqual(code[0], (m.BPF_LOAD_BYTE, 0, 0, m.BPF_PACKET_TYPE))
+        operation, jump, _, value = code[1]
+        self.assertEqual((operation, value, code[2 + jump]), (m.BPF_EQUAL, m.PACKET_OTHERHOST, (m.BPF_RETURN, 0, 0, 0)))
+
+    def test_whose_root_this_is(self):
+        """S5: só o mapa de um usuário é `unshare -r`; P6: um mapa vazio não é nenhum."""
+        m = self.client_module
+        for text, own in (("0 1000 1\n", True), ("0 0 4294967295\n", False), ("0 100000 65536\n", False), ("", False),
+                          ("0 1000 1\n1 100000 65536\n", False)):
+            with mock.patch.object(m, "open", mock.mock_open(read_data=text), create=True):
+                self.assertEqual(m.is_own_namespace(), own, text)
+
+    def test_interface_that_cannot_do(self):
+        """C6, P6: a porta de uma ponte, e um MTU em que nada cabe, são ditos antes do primeiro quadro."""
+        net = self.home / "net"
+        (net / "lo" / "brport").mkdir(parents=True)
+        (net / "br0").mkdir()
+        (net / "lo" / "master").symlink_to("../br0")
+        client = self.spawn_client("listar", status=1, constants={"NET_FOLDER": str(net)})
+        self.assertEqual(client.wait(), 1)
+        self.assertIn("lo é uma porta da ponte br0", client.errors())
+        m = self.client_module
+        for mtu in (24, 128):
+            now = m.Interface(m.IFF_UP, bytes(6), mtu, m.ARPHRD_ETHER)
+            self.assertIn(f"só cabem {mtu} bytes", m.explain_interface("eth0", now))
+
+    def test_nobody_and_why(self):
+        """N15, N21: sem conexão, no Wi-Fi e em lo, cada um com o seu próximo passo."""
+        m, net = self.client_module, self.home / "net"
+        (net / "wlan1" / "phy80211").mkdir(parents=True)
+        client = self.bare_client(interface="wlan1")
+        with mock.patch.object(m, "NET_FOLDER", str(net)):
+            self.assertRegex(client.explain_nobody(), "isolar os clientes.*--servidor MAC.*Suba um: sudo ./raw_server.py wlan1")
+            client.carrier = False
+            self.assertRegex(client.explain_nobody(), "wlan1, que está sem conexão: confira o cabo, ou a rede Wi-Fi$")
+        client = self.bare_client(interface="lo")
+        with mock.patch("socket.if_nameindex", return_value=[(1, "lo"), (2, "eth0")]), \
+                mock.patch.object(sys, "argv", ["raw_client.py", "listar", "--espera", "1"]):
+            self.assertIn("sudo ./raw_client.py eth0 listar --espera 1", client.explain_nobody())
+
+    def test_no_carrier_is_said_and_waited_for(self):
+        """N21: interface ligada e sem fio: uma linha, e a espera continua, que o fio pode vir."""
+        if "b1" not in self.lab.sockets:
+            self.skipTest("sem pares veth aqui")
+        self.film()
+        self.lab.ip("link", "set", "b1", "down")
+        client = self.spawn_client("b0", "listar", "--espera", "30", status=0)
+        client.expect_error("b0 está sem conexão: confira o cabo, ou a rede Wi-Fi")
+        self.lab.ip("link", "set", "b1", "up")
+        with contextlib.suppress(OSError):  # o aviso de que b1 caiu
+            self.links[2].recv(1, socket.MSG_DONTWAIT)
+        self.relay()
+        self.serve(interface="a0")
+        self.assertEqual(client.wait(), 0, client.errors())
+
+
+class TestRawClientProgress(RawClientTestCase):
+    """Os comandos, e o que deles se vê."""
+
+    def test_list_goes_on_without_the_silent_one(self):
+        """`listar`: um servidor que calou, lotado ou torto não esconde os outros, mas conta no estado de saída."""
+        m, servers = self.client_module, [(bytes([2, 0, 0, 0, 0, at]),) for at in range(4)]
+        client = mock.Mock(target=None)
+        client.find = lambda everyone=False: servers if everyone else [(client.target, "outra oferta")]
+        ends = [m.Silence(m.GONE), m.Failure(m.REASONS[m.FULL]), m.ProtocolError("x"), None]
+        with mock.patch.object(m, "show_catalog", side_effect=ends) as shown, self.assertRaisesRegex(m.Failure, "02:00:00:00:00:00: .*calou.*:01: .*lotado.*:02: x"):
+            m.list_all(client, None)
+        self.assertEqual(shown.mock_calls, [mock.call(client, servers[0])] + [  # a oferta de antes já não vale
+            mock.call(client, (server, "outra oferta")) for server, in servers[1:]])
+
+    def test_twisted_catalog(self):
+        good = b"7 1700000000000000000 um nome\0" + b"0 -1 outro\0" + b"0 0 \x1b]0;x\x07\0"
+        for bad in (b"lixo\0", b"1 x nome\0", b"9" * 400 + b" 1 n\0", b"\0\0", b"-5 1 n\0", b"1 1 \0", b"1 1 cortado"):
+            client, said = self.bare_client(enter=mock.Mock()), io.StringIO()
+            client.fetch = lambda name, sink: sink.write([memoryview(good + bad)])
+            with contextlib.redirect_stdout(said):
+                self.assertEqual(self.client_module.show_catalog(client, None)[:2], ["um nome", "outro"], bad)
+            self.assertNotIn("\x1b", said.getvalue())
+
+    def test_wrong_digest_in_a_pipe(self):
+        """O que vai a um cano já foi; que pelo menos o estado de saída diga que chegou errado."""
+        client = self.bare_client(open=mock.Mock(), close=mock.Mock())
+        with self.assertRaisesRegex(self.client_module.Failure, "SHA-256 não confere"):
+            client.fetch(b"x", self.client_module.Memory())
+
+    def test_progress_fits_and_goes_away(self):
+        """A barra cabe em qualquer terminal, e não fica nele depois de um erro."""
+        m, screen = self.client_module, io.StringIO()
+        screen.isatty = lambda: True
+        transfer = self.bare_transfer(drain=mock.Mock(side_effect=[(8, 0), m.Silence]))
+        with contextlib.redirect_stderr(screen), mock.patch.object(m, "clock", itertools.count(0, 200_000).__next__), \
+                mock.patch("os.get_terminal_size", return_value=os.terminal_size((40, 24))), \
+                self.assertRaises(m.Silence):
+            transfer.run(m.Memory(), "um nome de filme bem comprido.mp4")
+        _, shown, after = screen.getvalue().split("\r")
+        self.assertRegex(shown, r"^um nome de filme bem com +0% \[")
+        self.assertLess(len(shown[:-len("\x1b[K")]), 40)
+        self.assertEqual(after, "\x1b[K")
+
+    def test_human_sizes(self):
+        for size, text in ((0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (512 << 10, "512.0 KiB"),
+                           (1 << 20, "1.0 MiB"), (5 << 40, "5120.0 GiB")):
+            self.assertEqual(self.client_module.human(size), text)
+
     def test_menu(self):
         data = self.film()
         server = self.serve()
@@ -5855,6 +6055,202 @@ class TestRawClient(RawTestCase):
         self.assert_one_line_error(self.client(status=1), "sem terminal")
         result = self.run_script("raw_client.py", "mensagem", "oi, sala", prefix=without_raw())
         self.assert_one_line_error(result, "CAP_NET_RAW", "sudo ./raw_client.py mensagem 'oi, sala'\n")
+
+    def test_dates_of_no_calendar(self):
+        """L7: uma data de 20 algarismos, de antes de 1677 ou de depois de 2262 não esconde a linha nem as outras."""
+        listing = b"".join(b"7 %s n%d\0" % (date, at) for at, date in enumerate(
+            [b"-99999999999999999999", b"99999999999999999999", b"-9223372036854775808", b"0"]))
+        client, said = self.bare_client(enter=mock.Mock()), io.StringIO()
+        client.fetch = lambda name, sink: sink.write([memoryview(listing)])
+        with contextlib.redirect_stdout(said):
+            self.assertEqual(self.client_module.show_catalog(client, None), ["n0", "n1", "n2", "n3"])
+        self.assertEqual(said.getvalue().count("1969-12-31") + said.getvalue().count("1970-01-01"), 3)
+
+    def test_numbers_only_where_they_serve(self):
+        """N11: `listar` não numera, que `baixar 3` não é o terceiro; o menu numera, e o erro é a última coisa que diz."""
+        m, listing = self.client_module, b"7 0 um\0"
+        client = self.bare_client(enter=mock.Mock(), fetch=lambda name, sink: sink.write([memoryview(listing)]))
+        for numbered, line in ((False, "^       7 B"), (True, "^   1        7 B")):
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                m.show_catalog(client, None, numbered)
+            self.assertRegex(said.getvalue().splitlines()[1], line)
+
+    def test_words_in_the_wrong_place(self):
+        """N14: o comando antes da interface, uma palavra a mais: dito, com a ordem certa pronta para digitar."""
+        import shlex
+        m = self.client_module
+        for words, right in ((["listar", "eth0"], "./raw_client.py eth0 listar"),
+                             (["baixar", "um filme", "eth0"], "./raw_client.py eth0 baixar 'um filme'"),
+                             (["medir", "3", "eth0", "--verbose"], "./raw_client.py eth0 medir 3")):
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said), self.assertRaises(SystemExit):
+                m.build_parser().parse_args(words)
+            self.assertIn(right, said.getvalue())
+            m.build_parser().parse_args(shlex.split(right[len("./raw_client.py"):]))  # e digitado, serve
+
+    def test_options_anywhere(self):
+        """Cada comando é um parser, e cada linha de antes ainda vale: opções antes, depois e no meio."""
+        m = self.client_module
+        for words in (["lo", "baixar", "x", "-o", "y", "--espera", "3"], ["-o", "y", "--espera", "3", "lo", "baixar", "x"],
+                      ["lo", "-o", "y", "baixar", "--espera=3", "x"], ["--espera", "3", "baixar", "x", "-oy"],
+                      ["--espe", "3", "baixar", "-o", "y", "--", "x"]):
+            args = m.build_parser().parse_args(words)
+            self.assertEqual((args.interface, args.action, args.word, args.saida, args.espera),
+                             ("lo", m.download, "x", "y", 3.0), words)
+        args = m.build_parser().parse_args(["--verbose", "eth1"])
+        self.assertEqual((args.interface, args.action, args.verbose, args.word), ("eth1", m.menu, True, None))
+        self.assertEqual(m.build_parser().parse_args(["medir"]).word, 3.0)
+        self.assertEqual(m.build_parser().parse_args(["baixar", "--", "-x"]).word, "-x")
+        for name, own in (("baixar", "--sobrescrever"), ("tocar", "--player")):
+            for command in m.build_parser().commands.values():
+                self.assertEqual(own in command.format_help(), command.prog.endswith(name))
+
+
+class TestRawClientIndexFirst(RawClientTestCase):
+    """Tocar enquanto chega."""
+
+    def test_player_slow_then_done(self):
+        """Um tocador em pausa: a janela fecha, a memória não cresce, e a sessão não morre de silêncio."""
+        with open(self.videos / "filme.bin", "wb") as film:
+            film.truncate(150 << 20)
+        os.mkfifo(self.home / "fifo")
+        (self.home / "player.py").write_text(
+            "import sys\nfirst = sys.stdin.buffer.read(10)\nopen('fifo').read()\nsize = 10\n"
+            "for piece in iter(lambda: sys.stdin.buffer.read(1 << 20), b''):\n    size += len(piece)\nprint(size)\n")
+        self.serve(constants={"SILENCE_US": 300_000})
+        client = self.spawn_client("tocar", "filme.bin", "--player", f"{sys.executable} player.py", status=0,
+                                   constants={"SILENCE_US": 300_000})
+        with open(self.home / "fifo", "w"):  # só abre quando o tocador já parou de ler
+            meter, paused = Meter(client), time.monotonic()
+            self.until(lambda: meter.rss() > 16 << 20 and time.monotonic() > paused + 1, "a janela enche, e se espera")
+            self.assertLess(meter.rss(), 64 << 20)
+        client.expect(f"^{150 << 20}$")
+        self.assertEqual(client.wait(), 0)
+
+    def test_player_that_closes_or_does_not_exist(self):
+        self.film(size=3_000_000)
+        self.serve()
+        self.assertIn("fechou antes do fim", self.client("tocar", "filme.bin", "--player", "head -c 5").err)
+        result = self.client("tocar", "filme.bin", "--player", "sh -c 'cat >&2; exit 3'", status=1)
+        self.assertIn("o tocador sh acabou com o estado 3", result.err)
+        result = self.client("tocar", "filme.bin", "--player", "nao-existe -", status=1)
+        self.assert_one_line_error(result, "apt install")
+
+    @staticmethod
+    def box(kind, *bodies, wide=False):
+        """Uma caixa: tamanho, tipo, corpo; wide: com o tamanho em 64 bits."""
+        body = b"".join(bodies)
+        if wide:
+            return struct.pack("!I4sQ", 1, kind, len(body) + 16) + body
+        return struct.pack("!I4s", len(body) + 8, kind) + body
+
+    def movie(self, offsets, kind=b"stco", image=b"imagem", wide=False):
+        """Um MP4 de mentira, com o índice no fim: (começo, mdat, moov)."""
+        letter = {b"stco": "I", b"co64": "Q"}[kind]
+        table = struct.pack(f"!II{len(offsets)}{letter}", 0, len(offsets), *offsets)
+        box = self.box
+        moov = box(b"moov", box(b"mvhd", bytes(100)), box(b"trak", box(b"mdia", box(b"minf", box(b"stbl",
+                   box(b"stts", bytes(8)), box(kind, table))))))
+        return box(b"ftyp", b"isom") + box(b"free"), box(b"mdat", image, wide=wide), moov
+
+    def test_where_the_index_is(self):
+        """P1: pelas caixas do começo se sabe se o filme toca de um cano (ISO/IEC 14496-12)."""
+        m, box = self.client_module, self.box
+        head, mdat, moov = self.movie([20])
+        _, wide, _ = self.movie([20], wide=True)
+        for name, film, wanted in (
+                ("índice no fim", head + mdat + moov, len(head + mdat)),
+                ("tamanho de 64 bits", head + wide + moov, len(head + wide)),
+                ("QuickTime antigo", box(b"wide") + mdat + moov, len(box(b"wide") + mdat)),
+                ("faststart", head + moov + mdat, 0), ("em fragmentos", head + moov + box(b"moof") + mdat, 0),
+                ("sem índice", head + mdat, 0), ("até o fim do arquivo", head + b"\0\0\0\0mdat" + bytes(99), 0),
+                ("matroska", b"\x1aE\xdf\xa3" + bytes(60), 0), ("avi", b"RIFF\0\1\2\3AVI LIST" + bytes(60), 0),
+                ("ts", b"G@\0\x10" * 40, 0), ("mp3", b"ID3\4\0\0\0\0\0\0" * 9, 0), ("ogg", b"OggS\0\2" + bytes(60), 0),
+                ("vazio", b"", 0), ("caixa impossível", b"\0\0\0\4ftyp" + bytes(99), 0)):
+            self.assertEqual(m.find_tail(film, len(film)), wanted, name)
+        self.assertEqual(m.find_tail((head + mdat + moov)[:len(head) + 8], 10**6), len(head + mdat))
+
+    def test_moved_index(self):
+        """P1: cada endereço anda o tamanho do índice; o que não se pode mover é dito."""
+        m = self.client_module
+        for kind, letter in ((b"stco", "I"), (b"co64", "Q")):
+            head, mdat, moov = self.movie([20, 22, 24], kind)
+            tail = self.box(b"free", b"x") + moov
+            start, end = m.find_index(tail)
+            moved = m.move_index(tail[start:end], len(head + mdat))
+            self.assertEqual(moved[:-len(moov) + 8] + moved[8:], moov[:8] + moved[8:])
+            self.assertEqual(struct.unpack(f"!3{letter}", moved[-3 * struct.calcsize(letter):]),
+                             tuple(at + len(moov) for at in (20, 22, 24)))
+            self.assertEqual(len(moved), len(moov))
+            for cut in range(9, len(moov)):
+                with contextlib.suppress(ValueError):
+                    m.move_index(moov[:cut], 10**6)
+        for moov, limit in ((self.movie([20])[2], 20), (self.movie([2**32 - 10])[2], 2**40), (self.box(b"moov"), 9)):
+            self.assertRaises(ValueError, m.move_index, moov, limit)
+        rng = random.Random(SEED)
+        for _ in range(2000):
+            bent = bytearray(self.movie([20])[2])
+            bent[rng.randrange(len(bent))] ^= 1 << rng.randrange(8)
+            with contextlib.suppress(ValueError):
+                m.move_index(bytes(bent), 10**6)
+
+    def test_index_at_the_end_plays(self):
+        """P1: o tocador recebe o índice primeiro, e cada endereço aponta para o byte que apontava."""
+        image = random.Random(SEED).getrandbits(8 * 300_000).to_bytes(300_000, "little")
+        head, mdat, moov = self.movie([32, 5000, 200_000], image=image)
+        film = head + mdat + moov
+        (self.videos / "celular.mp4").write_bytes(film)
+        self.serve()
+        self.client("tocar", "celular.mp4", "--player", "sh -c 'cat > recebido'")
+        got = (self.home / "recebido").read_bytes()
+        self.assertEqual(len(got), len(film))
+        self.assertEqual(got, head + got[len(head):len(head + moov)] + mdat)
+        for at, moved in zip((32, 5000, 200_000), struct.unpack("!3I", got[len(head + moov) - 12:len(head + moov)])):
+            self.assertEqual(got[moved:moved + 50], film[at:at + 50])
+
+    def test_index_that_cannot_be_moved(self):
+        """P1, N3: o que não tocaria é dito antes, com o que fazer; e o estado não é 0."""
+        head, mdat, moov = self.movie([10**6])
+        (self.videos / "longe.mp4").write_bytes(head + mdat + moov)
+        self.serve()
+        result = self.client("tocar", "longe.mp4", "--player", "sh -c 'cat >/dev/null'", status=1)
+        self.assert_one_line_error(result, "índice no fim", "./raw_client.py lo baixar longe.mp4")
+
+    def test_any_cut_of_the_stream(self):
+        """Os lotes cortam o filme onde querem: o que sai do cano é sempre o mesmo."""
+        m, film = self.client_module, bytes(range(100))
+        for step in (1, 3, 7, 50, 100):
+            sink, got = m.IndexFirst.__new__(m.IndexFirst), bytearray()
+            vars(sink).update(at=10, index=b"INDICE", end=90, size=0, hash=hashlib.sha256(), push=got.extend)
+            for at in range(0, 100, step):
+                sink.write([film[at:at + step]])
+            self.assertEqual(got, film[:10] + b"INDICE" + film[10:90], step)
+            self.assertEqual((sink.size, sink.hash.digest()), (100, hashlib.sha256(film).digest()))
+
+    def test_player_words(self):
+        """N1, N2, N12: o "-" é nosso, o mpv não abre janela à força, e o filme nunca chega ao console do VLC."""
+        m = self.client_module
+        with mock.patch("shutil.which", return_value="/usr/bin/x"):
+            for words, wanted in ((None, "mpv -"), ("mpv", "mpv -"), ("mpv --mute", "mpv --mute -"),
+                                  ("vlc", "vlc --intf=dummy --play-and-exit -"), ("vlc -I rc -", "vlc -I rc --intf=dummy -"),
+                                  ("/usr/bin/cvlc -f", "/usr/bin/cvlc -f --intf=dummy -"),
+                                  ("ffplay", "ffplay -autoexit -loglevel error -i -"), ("head -c 5", "head -c 5")):
+                self.assertEqual(" ".join(m.player_command(words and words.split())), wanted)
+
+    def test_no_player_is_left_behind(self):
+        """N2: depois de Ctrl+C, nem um tocador que não quer acabar fica."""
+        self.film()
+        self.serve()
+        (self.home / "surdo.py").write_text(
+            "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            "sys.stdin.buffer.read()\nprint('pid', os.getpid(), flush=True)\ntime.sleep(600)\n")
+        client = self.spawn_client("tocar", "filme.bin", "--player", f"{sys.executable} surdo.py", status=130,
+                                   constants={"PLAYER_S": 0.1})
+        pid = int(client.expect(r"pid (\d+)\n")[1])
+        client.kill(signal.SIGINT)
+        self.assertEqual(client.wait(), 130)
+        self.assertRaises(ProcessLookupError, os.kill, pid, 0)
 
 
 class TestRawServerEnlaceRuim(RawTestCase):
