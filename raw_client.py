@@ -1727,9 +1727,10 @@ def read_key(path):
         with open(path, "rb") as file:
             secret = file.read(1 << 20)
     except FileNotFoundError:
-        raise Failure(f"não há {path}. Crie a chave, e leve uma cópia à outra máquina: {recipe}")
+        raise Failure(f"não consigo ler {path}: não existe. Para criá-lo: {recipe}") from None
     except OSError as error:
-        raise Failure(f"não consigo ler {path}: {reason(error)}. Outra chave: --chave-arquivo")
+        raise Failure(f"não consigo ler {path}: {reason(error)}. "
+                      "Outra chave: --chave-arquivo") from None
     if len(secret) < 16:
         raise Failure(f"{path} tem {len(secret)} bytes, e uma chave pede 16 ou mais. "
                       f"Uma nova, no lugar dela: {recipe}")
@@ -2107,7 +2108,8 @@ def build_parser():
                "%(prog)s baixar --help. Precisa de sudo, ou CAP_NET_RAW. "
                "Antes, em outro terminal: sudo ./raw_server.py")
     parser.commands = {}
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}",
+                        help="mostra a versão e sai")
     places = parser.add_subparsers(title="comandos", metavar="COMANDO", parser_class=Parser)
 
     def add(*words):

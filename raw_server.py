@@ -1490,9 +1490,10 @@ def read_key(path):
         with open(path, "rb") as file:
             secret = file.read(1 << 20)
     except FileNotFoundError:
-        raise Failure(f"não há {path}. Crie a chave, e leve uma cópia à outra máquina: {recipe}")
+        raise Failure(f"não consigo ler {path}: não existe. Para criá-lo: {recipe}") from None
     except OSError as error:
-        raise Failure(f"não consigo ler {path}: {reason(error)}. Outra chave: --chave-arquivo")
+        raise Failure(f"não consigo ler {path}: {reason(error)}. "
+                      "Outra chave: --chave-arquivo") from None
     if len(secret) < 16:
         raise Failure(f"{path} tem {len(secret)} bytes, e uma chave pede 16 ou mais. "
                       f"Uma nova, no lugar dela: {recipe}")

@@ -5410,9 +5410,10 @@ class TestRawClientNaive(unittest.TestCase):
         """Roda-o contra estes blocos, na ordem dada; devolve o que escreveu e o que pediu."""
         m, (_, seal), file, asked = self.client, self.client.make_seal(), io.BytesIO(), []
         frames = [m.pack_frame(seal, b"c" * 6, b"s" * 6, m.DATA, 7, block, 0, b"%d" % block) for block in arrivals]
-        sock = mock.Mock(recv=mock.Mock(side_effect=frames), send=lambda frame: asked.append(m.unpack_frame(seal, frame)))
-        names = {**vars(m), "sock": sock, "file": file, "seal": seal, "server": b"s" * 6, "mine": b"c" * 6, "session": 7,
-                 "total": total}
+        sock = mock.Mock(recv=mock.Mock(side_effect=frames))
+        sock.send = lambda frame: asked.append(m.unpack_frame(seal, frame))
+        names = {**vars(m), "sock": sock, "file": file, "seal": seal, "server": b"s" * 6, "mine": b"c" * 6,
+                 "session": 7, "total": total}
         with contextlib.suppress(StopIteration):  # acabou o que havia a chegar
             exec(compile(naive_program("raw_client.py"), "ingênuo", "exec"), names)
         return file.getvalue(), [frame.block for frame in asked]
@@ -5771,8 +5772,8 @@ class TestRawClientClient(RawClientTestCase):
         m, other, chosen = self.client_module, b"\x02\0\0\0\0\1", b"\x02\0\0\0\0\2"
         for target, asked in ((None, [m.BROADCAST, chosen]), (other, [other, chosen])):
             sent = mock.Mock(send=mock.Mock(), fileno=lambda: 0)
-            client = self.bare_client(sock=sent, number=0, target=target, wanted=target, wait=0.0001, mac=bytes(6), mtu=1500, key=b"",
-                                      frames=lambda until: ())
+            client = self.bare_client(sock=sent, number=0, target=target, wanted=target, wait=0.0001,
+                                      mac=bytes(6), mtu=1500, key=b"", frames=lambda until: ())
             with mock.patch.object(m, "attach_filter"), contextlib.redirect_stderr(io.StringIO()):
                 self.assertRaises(m.Failure, client.find)
                 client.enter((chosen, b"a" * 16, b"b" * 16, "vm", 1, 1))
@@ -5851,8 +5852,9 @@ class TestRawClientClient(RawClientTestCase):
         with ours:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             theirs.close()
-            done = subprocess.run([*self.lab.prefix, sys.executable, str(HERE / "raw_client.py"), "mensagem"], stdin=ours,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=child_env(), timeout=WATCHDOG_S)
+            done = subprocess.run([*self.lab.prefix, sys.executable, str(HERE / "raw_client.py"), "mensagem"],
+                                  stdin=ours, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=child_env(),
+                                  timeout=WATCHDOG_S)
         self.assert_one_line_error(Result(done.returncode, done.stdout, done.stderr.decode()), "RST")
 
     def test_interface_is_read_again(self):
@@ -5877,7 +5879,8 @@ class TestRawClientClient(RawClientTestCase):
         m, old, new = self.client_module, b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
         nonce = b"n" * 16
         number, _ = m.session_of(b"", nonce, b"s" * 16)
-        frames = [m.Frame(bytes(6), new, m.WELCOME, number, 0, 1, nonce + b"s" * 16 + name) for name in (b"eu", b"outro")]
+        frames = [m.Frame(bytes(6), new, m.WELCOME, number, 0, 1, nonce + b"s" * 16 + name)
+                  for name in (b"eu", b"outro")]
         client = self.bare_client(target=old, server_name="eu", frames=lambda until: iter(frames))
         self.assertEqual([offer[0::3][:2] for offer in client.offers(nonce, 0)], [(new, "eu")])
         self.assertEqual([client.callee(turn) for turn in range(3)], [old, m.BROADCAST, old])
@@ -5945,7 +5948,8 @@ class TestRawClientClient(RawClientTestCase):
         (net / "wlan1" / "phy80211").mkdir(parents=True)
         client = self.bare_client(interface="wlan1")
         with mock.patch.object(m, "NET_FOLDER", str(net)):
-            self.assertRegex(client.explain_nobody(), "isolar os clientes.*--servidor MAC.*Suba um: sudo ./raw_server.py wlan1")
+            self.assertRegex(client.explain_nobody(),
+                             "isolar os clientes.*--servidor MAC.*Suba um: sudo ./raw_server.py wlan1")
             client.carrier = False
             self.assertRegex(client.explain_nobody(), "wlan1, que está sem conexão: confira o cabo, ou a rede Wi-Fi$")
         client = self.bare_client(interface="lo")
@@ -5978,7 +5982,8 @@ class TestRawClientProgress(RawClientTestCase):
         client = mock.Mock(target=None)
         client.find = lambda everyone=False: servers if everyone else [(client.target, "outra oferta")]
         ends = [m.Silence(m.GONE), m.Failure(m.REASONS[m.FULL]), m.ProtocolError("x"), None]
-        with mock.patch.object(m, "show_catalog", side_effect=ends) as shown, self.assertRaisesRegex(m.Failure, "02:00:00:00:00:00: .*calou.*:01: .*lotado.*:02: x"):
+        with mock.patch.object(m, "show_catalog", side_effect=ends) as shown, \
+                self.assertRaisesRegex(m.Failure, "02:00:00:00:00:00: .*calou.*:01: .*lotado.*:02: x"):
             m.list_all(client, None)
         self.assertEqual(shown.mock_calls, [mock.call(client, servers[0])] + [  # a oferta de antes já não vale
             mock.call(client, (server, "outra oferta")) for server, in servers[1:]])
@@ -6067,7 +6072,7 @@ class TestRawClientProgress(RawClientTestCase):
         self.assertEqual(said.getvalue().count("1969-12-31") + said.getvalue().count("1970-01-01"), 3)
 
     def test_numbers_only_where_they_serve(self):
-        """N11: `listar` não numera, que `baixar 3` não é o terceiro; o menu numera, e o erro é a última coisa que diz."""
+        """N11: `listar` não numera, que `baixar 3` não é o terceiro; o menu numera."""
         m, listing = self.client_module, b"7 0 um\0"
         client = self.bare_client(enter=mock.Mock(), fetch=lambda name, sink: sink.write([memoryview(listing)]))
         for numbered, line in ((False, "^       7 B"), (True, "^   1        7 B")):
@@ -6092,7 +6097,8 @@ class TestRawClientProgress(RawClientTestCase):
     def test_options_anywhere(self):
         """Cada comando é um parser, e cada linha de antes ainda vale: opções antes, depois e no meio."""
         m = self.client_module
-        for words in (["lo", "baixar", "x", "-o", "y", "--espera", "3"], ["-o", "y", "--espera", "3", "lo", "baixar", "x"],
+        for words in (["lo", "baixar", "x", "-o", "y", "--espera", "3"],
+                      ["-o", "y", "--espera", "3", "lo", "baixar", "x"],
                       ["lo", "-o", "y", "baixar", "--espera=3", "x"], ["--espera", "3", "baixar", "x", "-oy"],
                       ["--espe", "3", "baixar", "-o", "y", "--", "x"]):
             args = m.build_parser().parse_args(words)
@@ -6233,7 +6239,8 @@ class TestRawClientIndexFirst(RawClientTestCase):
         m = self.client_module
         with mock.patch("shutil.which", return_value="/usr/bin/x"):
             for words, wanted in ((None, "mpv -"), ("mpv", "mpv -"), ("mpv --mute", "mpv --mute -"),
-                                  ("vlc", "vlc --intf=dummy --play-and-exit -"), ("vlc -I rc -", "vlc -I rc --intf=dummy -"),
+                                  ("vlc", "vlc --intf=dummy --play-and-exit -"),
+                                  ("vlc -I rc -", "vlc -I rc --intf=dummy -"),
                                   ("/usr/bin/cvlc -f", "/usr/bin/cvlc -f --intf=dummy -"),
                                   ("ffplay", "ffplay -autoexit -loglevel error -i -"), ("head -c 5", "head -c 5")):
                 self.assertEqual(" ".join(m.player_command(words and words.split())), wanted)
@@ -8392,7 +8399,7 @@ def births(tree):
 
 each_script = each(*SCRIPTS)
 # Os que já se contam do programa ingênuo ao que aguenta (quem termina o seu, põe-no aqui).
-RETOLD = ("servidor.py", "servidor_udp.py", "led_gpio.py")
+RETOLD = ("servidor.py", "servidor_udp.py", "raw_client.py", "led_gpio.py")
 each_retold = each(*RETOLD)
 each_server = each("servidor.py", "servidor_udp.py", "led_gpio.py")
 each_source = each(*SCRIPTS, "test_all.py")
