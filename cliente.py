@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Cliente TCP: conversa num terminal, transporta bytes num cano, e mede a velocidade de um servidor de eco.
+"""Cliente TCP: conversa num terminal, transporta bytes num cano e mede um servidor de eco.
 
     ./servidor.py                          em um terminal
     ./cliente.py                           em outro: digite; Ctrl+D termina
@@ -13,10 +13,25 @@ Enviar e receber são dois trabalhos ao mesmo tempo, e cada um tem a sua thread:
     teclado ou cano --> Sender: os.read(), sendall() ----> servidor
     tela ou cano    <-- thread principal: recv() <-------- servidor
 
-Com uma thread só, que envia tudo e só depois lê, um arquivo grande trava: o servidor devolve o que o cliente ainda não
-lê, os buffers dos dois lados enchem, e ninguém mais anda.
+O cliente ingênuo, que envia tudo e só depois lê, e que com um arquivo pequeno já serve:
 
-Ele não reconecta no meio de uma conversa (o TCP não sabe o que o outro lado leu), e só conhece bytes e linhas.
+    sock = socket.create_connection(("127.0.0.1", 5050))
+    while data := os.read(0, 65536):
+        sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+    while data := sock.recv(65536):
+        os.write(1, data)
+
+O que lhe falta, e cada parte deste arquivo cura uma falta:
+
+    1  com 64 MiB trava: os dois enviam, ninguém lê ..... Sender, converse
+    2  ninguém atende, e ele diz um número (errno) ...... connect, explain_connect
+    3  o que chega rasga a linha que se digita .......... Screen
+    4  não sabe se o servidor é rápido .................. Meter, Histogram
+    5  quem está no caminho lê tudo ..................... start_tls, TLSStream
+
+O que ele não faz: reconectar no meio de uma conversa (o TCP não sabe o que o outro lado leu) e
+entender o que passa: só conhece bytes e linhas.
 """
 import argparse
 import codecs
@@ -27,7 +42,6 @@ import io
 import itertools
 import os
 import re
-import select
 import selectors
 import shlex
 import shutil
@@ -39,16 +53,863 @@ import threading
 import time
 import unicodedata
 
-CHUNK = 64 * 1024  # bytes por leitura
-WAKE_S = 1.0  # uma espera nunca passa disto sem acordar: no Windows, Ctrl+C não interrompe um recv()
-RETRY_S = 0.25  # intervalo entre as tentativas de --tentar
-HANDSHAKE_TIMEOUT_S = 10  # um servidor que não fala TLS pode ficar calado, à espera de um fim de linha que não virá
-LAST_WORDS_S = 1.0  # depois que o servidor fecha, quanto se espera para saber se ficou algo por enviar
-PAINT_S = 0.2  # quanto se espera que o prompt acabe de ser pintado, para não escrever por cima dele
-PROGRESS_S = 0.5  # de quanto em quanto tempo a medição se mostra no terminal
-STALL_S = 5.0  # fim da medição: quanto se espera pelas respostas que faltam
-PROMPT = "> "
+# Sem o módulo readline (Windows, um Python mínimo), o terminal edita a linha como sabe.
+try:
+    import readline
+except ImportError:
+    readline = None
+# O readline põe o terminal em outro modo, e só isto o devolve se o programa acaba no meio da linha.
+try:
+    import termios
+except ImportError:
+    termios = None
 
+# ---------------------------------------------------------------------------------------------
+# 1. Sender: dois sentidos, duas threads
+#
+# Com uma thread só, que envia tudo e depois lê, um arquivo grande trava: o servidor devolve o que
+# o cliente ainda não lê, os buffers dos dois lados enchem e ninguém mais anda (uns 8 MiB em lo).
+# Aqui uma thread envia e a outra recebe; no fim da entrada fecha-se só a ida (RFC 9293, 3.6), e as
+# respostas que faltam ainda chegam.
+
+# Bytes por leitura.
+CHUNK = 64 * 1024
+# Segundos: nenhuma espera passa disto sem acordar; no Windows, Ctrl+C não interrompe um recv().
+WAKE_S = 1.0
+# Segundos que se espera, depois que o servidor fecha, para saber se ficou algo por enviar.
+LAST_WORDS_S = 1.0
+
+
+class Sender(threading.Thread):
+    """A thread que lê a entrada e envia; no fim dela, fecha só a ida (meio-fechamento)."""
+
+    def __init__(self, sock, chunks):
+        # Presa num teclado mudo, não impede o programa de acabar.
+        super().__init__(daemon=True)
+        self.sock = sock
+        # O que enviar, aos pedaços (bytes).
+        self.chunks = chunks
+        # O que impediu de enviar tudo: uma frase, ou None.
+        self.lost = None
+        # A thread principal avisa que o servidor fechou.
+        self.server_left = False
+
+    def read(self):
+        """Uma entrada que não se deixa ler acaba ali: o que já seguiu ainda terá resposta."""
+        try:
+            yield from self.chunks
+        except OSError as error:
+            self.lost = f"não consigo ler a entrada: {reason(error)}"
+
+    def run(self):
+        try:
+            for data in self.read():
+                if self.server_left:
+                    raise BrokenPipeError(errno.EPIPE, "a entrada ainda não tinha acabado")
+                self.sock.sendall(data)
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.lost = (f"o servidor fechou antes de receber tudo ({reason(error)}). "
+                         "Ele atende esta máquina?")
+
+
+def receive(sock):
+    """Pedaços que chegam, até o servidor fechar."""
+    while True:
+        # Simplificação: com TLS, no Windows, Ctrl+C espera pelo próximo byte.
+        while not isinstance(sock, TLSStream):
+            if wait_ready([sock], timeout=WAKE_S):
+                break
+        try:
+            data = sock.recv(CHUNK)
+        except ssl.SSLEOFError:
+            raise Failure("a conversa foi cortada: o servidor desligou sem se despedir "
+                          "(close_notify), e pode faltar o fim do que ele dizia") from None
+        except ssl.SSLError as error:
+            # No TLS 1.3 a recusa de um certificado só chega depois do aperto de mão.
+            raise Failure(f"o servidor desfez o TLS ({error.reason}). "
+                          "Ele exige um certificado? --certificado ARQUIVO") from None
+        except OSError as error:
+            # Um RST, ou o kernel cansou de retransmitir para quem já não responde.
+            raise Failure(f"o servidor caiu no meio da conversa ({reason(error)}). "
+                          "Ele e a rede ainda estão de pé?") from None
+        if not data:
+            return
+        yield data
+
+
+def converse(sock, chunks, show):
+    """Envia `chunks` por uma thread e mostra o que chega nesta. Devolve se chegou alguma coisa."""
+    sender = Sender(sock, chunks)
+    sender.start()
+    answered = False
+    for data in receive(sock):
+        answered = True
+        show(data)
+    sender.server_left = True
+    # Um teclado não acaba: não há o que esperar dele.
+    sender.join(PAINT_S if is_terminal(sys.stdin) else LAST_WORDS_S)
+    if sender.lost:
+        raise Failure(sender.lost)
+    if sender.is_alive():
+        # Ainda à espera do teclado, ou do cano; a linha do prompt fica para trás.
+        print("\n" * is_terminal(sys.stderr) + "o servidor fechou a conexão", file=sys.stderr)
+    return answered
+
+
+def read_pipe():
+    """Pedaços da entrada, como vierem; do descritor, pois o buffer do Python esperaria enchê-lo."""
+    fd = sys.stdin.fileno()
+    while True:
+        data = os.read(fd, CHUNK)
+        if not data:
+            return
+        yield data
+
+
+def talk(sock, args):
+    """Escolhe entrada e saída: terminal, cano ou --mensagem."""
+    with contextlib.ExitStack() as at_end:
+        screen = None
+        if args.mensagem is not None:
+            line = args.mensagem + "\n"
+            chunks = [line.encode("utf-8", "surrogateescape")]
+        elif is_terminal(sys.stdin) and is_terminal(sys.stdout):
+            screen = at_end.enter_context(Screen())
+            chunks = (line + b"\n" for line in screen.lines())
+        else:
+            chunks = read_pipe()
+        if args.apelido:
+            chunks = itertools.chain([f"/nick {args.apelido}\n".encode()], chunks)
+        answered = converse(sock, chunks, shower(screen))
+        if args.mensagem and not answered and not isinstance(sock, TLSStream):
+            print("o servidor não respondeu nada. Ele só fala TLS? Então: --tls --ca ARQUIVO",
+                  file=sys.stderr)
+
+
+def shower(screen):
+    """A função que mostra o que chega: num cano, os bytes como vieram; num terminal, texto."""
+    def to_pipe(data):
+        write_all(sys.stdout.fileno(), data)
+
+    def to_terminal(data):
+        text = decoder.decode(data).replace("\r\n", "\n")
+        # Esses dois dão forma ao texto; o resto do que comanda um terminal fica à vista.
+        text = "".join(char if char in "\n\t" else escape(char) for char in text)
+        if screen:
+            screen.show(text)
+        else:
+            print(text, end="", flush=True)
+
+    # Junta o \r de um pedaço ao \n do seguinte, e as metades de um caractere.
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), False)
+    return to_terminal if is_terminal(sys.stdout) else to_pipe
+
+
+# ---------------------------------------------------------------------------------------------
+# 2. connect: conectar, e por que não
+#
+# connect() falha de quatro modos, e cada um tem outra causa: ninguém escuta (RST, na hora), ninguém
+# responde (o prazo), não há caminho (ICMP), o nome não existe (DNS). O número do erro não ajuda
+# quem digita; a causa e o próximo comando, sim.
+
+# Segundos entre as tentativas de --tentar.
+RETRY_S = 0.25
+
+
+def explain_connect(error, host, port, waited):
+    """Por que não se conectou, e o que tentar: cada erro tem outra causa."""
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        if getattr(error, "errno", None) == socket.EAI_AGAIN:
+            return (f"não encontro a máquina {host!r}: o DNS não respondeu. "
+                    "A rede já está de pé? (ip addr)")
+        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
+    if isinstance(error, ConnectionRefusedError):
+        return explain_refusal(host, port)
+    if isinstance(error, socket.timeout):
+        return (f"{host} porta {port} não respondeu em {waited:g} s: nem aceitou, nem recusou. "
+                "Endereço errado, máquina desligada ou um firewall no caminho? "
+                f"Veja se ela responde: ping {host}")
+    if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        return f"não há caminho até {host}: confira o endereço e a rede (ip route)"
+    return f"não foi possível conectar a {host} porta {port}: {reason(error)}"
+
+
+def explain_refusal(host, port):
+    """Conexão recusada: a máquina está lá, e ninguém escuta nessa porta, nesse endereço."""
+    refused = f"ninguém escuta em {host} porta {port} (conexão recusada)"
+    if (host, port) == ("127.0.0.1", 5050):
+        return f"{refused}. Suba o servidor antes: ./servidor.py"
+    if is_here(host):
+        return f"{refused}. Suba o servidor antes: ./servidor.py {host} {port}"
+    return (f"{refused}. Lá o servidor está no ar? Então só escuta em 127.0.0.1; naquela máquina: "
+            f"./servidor.py 0.0.0.0 {port}")
+
+
+def is_here(host):
+    """O endereço é desta máquina? Só num endereço seu o kernel deixa fazer bind()."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
+        family, kind, _, _, address = found[0]
+        with socket.socket(family, kind) as sock:
+            sock.bind(address)
+        return True
+    except OSError:
+        return False
+
+
+def connect(args):
+    """Conecta, insistindo por --tentar segundos enquanto ninguém atende. Devolve o socket."""
+    begin = time.monotonic()
+    deadline = begin + (args.tentar or args.espera)
+    cause = None
+    told = False
+    while True:
+        try:
+            left = max(deadline - time.monotonic(), RETRY_S)
+            sock = dial(args.endereco, args.porta, min(args.espera, left))
+            return refuse_oneself(sock)
+        except (OSError, UnicodeError) as error:
+            # A última tentativa, encurtada pelo prazo, diz menos do que a primeira.
+            if cause is None or not isinstance(error, socket.timeout):
+                cause = error
+        spent = time.monotonic() - begin
+        why = explain_connect(cause, args.endereco, args.porta, round(spent, 1))
+        if spent >= args.tentar or is_hopeless(cause):
+            raise Failure(why)
+        if not told:
+            told = True
+            print(f"insisto por {args.tentar:g} s: {why}", file=sys.stderr, flush=True)
+        time.sleep(RETRY_S)
+
+
+def is_hopeless(error):
+    """Um nome que não existe não passa a existir; um DNS que não respondeu pode responder."""
+    if isinstance(error, socket.gaierror):
+        return error.errno != socket.EAI_AGAIN
+    return isinstance(error, UnicodeError)
+
+
+def dial(host, port, patience):
+    """socket.create_connection() com um prazo só para todos os endereços de um nome."""
+    deadline = time.monotonic() + patience
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    untried = len(found)
+    for family, _, _, _, address in found:
+        # A cada um dos que faltam tentar, a sua parte: um endereço mudo não gasta tudo.
+        share = (deadline - time.monotonic()) / untried
+        untried -= 1
+        sock = None
+        try:
+            sock = socket.socket(family)
+            sock.settimeout(max(share, 0.001))
+            sock.connect(address)
+            return sock
+        except OSError as error:
+            failure = error
+            if sock:
+                sock.close()
+    raise failure
+
+
+def refuse_oneself(sock):
+    """Ninguém escutava, e o kernel sorteou para nós a porta dele? Falaríamos sozinhos."""
+    sock.settimeout(None)
+    if itself(sock):
+        sock.close()
+        raise ConnectionRefusedError
+    return sock
+
+
+def itself(sock):
+    try:
+        return sock.getsockname() == sock.getpeername()
+    except OSError:
+        # O outro lado já fechou: era outro.
+        return False
+
+
+def describe(sock, stream):
+    """--verbose: as duas pontas da conexão e, com TLS, a versão e a cifra combinadas."""
+    here, port = sock.getsockname()[:2]
+    there, far_port = sock.getpeername()[:2]
+    tls = ""
+    if stream is not sock:
+        tls = f", {stream.tls.version()}, {stream.tls.cipher()[0]}"
+    return f"conectado a {there} porta {far_port}, de {here} porta {port}{tls}"
+
+
+# ---------------------------------------------------------------------------------------------
+# 3. Screen: o teclado e a tela, que são de dois ao mesmo tempo
+#
+# Num terminal, o que chega e o que se digita dividem a tela: sem cuidado, a resposta cai no meio da
+# palavra. A linha em edição é apagada, o que chegou é mostrado, e ela é redesenhada como estava;
+# para isso é preciso saber quantas linhas da tela ela ocupa (Unicode, UAX 11).
+
+# --- bloco comum: tela ---
+PROMPT = "> "
+# Segundos que se espera o prompt acabar de ser pintado, para não escrever por cima dele.
+PAINT_S = 0.2
+# Colunas entre duas paradas de tabulação.
+TAB = 8
+# O que não ocupa lugar: acentos que se combinam com a letra, e formatação.
+WIDTHLESS = ("Mn", "Me", "Cf")
+
+
+def is_terminal(stream):
+    return stream.isatty()
+
+
+def columns(text: str, width: int) -> int:
+    """Colunas que `text` ocupa num terminal de `width`, a partir do começo de uma linha dele."""
+    used = 0
+    for char in text:
+        size = 1
+        if char == "\t":
+            size = TAB - used % width % TAB
+        elif unicodedata.category(char) in WIDTHLESS:
+            size = 0
+        elif unicodedata.category(char) == "Cc":
+            # O readline mostra um Ctrl+A como ^A.
+            size = 2
+        elif unicodedata.east_asian_width(char) in "FW":
+            size = 2
+            # O que não cabe no fim da linha desce inteiro, e deixa lá uma coluna vazia.
+            used += used % width == width - 1
+        used += size
+    return used
+
+
+class Screen:
+    """Teclado e tela: uma linha sendo digitada, e o que chega aparece acima dela sem rasgá-la."""
+
+    def __init__(self):
+        # O que se digita segue como veio, seja qual for a codificação.
+        sys.stdin.reconfigure(errors="surrogateescape")
+        # Está-se no meio de uma linha?
+        self.typing = False
+        # O prompt já está inteiro na tela?
+        self.painted = threading.Event()
+        # O começo de uma linha que ainda está chegando, já mostrado.
+        self.unfinished = ""
+        # Um terminal que não apaga (TERM=dumb, o de um editor): só se acrescenta a ele.
+        self.dumb = os.environ.get("TERM", "dumb") == "dumb" and os.name == "posix"
+        # A conversa acabou: a linha em edição já não se redesenha.
+        self.over = False
+        # Como o terminal estava, para o devolver assim.
+        self.mode = None
+        if termios:
+            self.mode = termios.tcgetattr(0)
+        # Nem toda libedit tem este aviso: sem ele, espera-se um pouco, uma vez por linha.
+        if hasattr(readline, "set_pre_input_hook"):
+            readline.set_pre_input_hook(self.painted.set)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        """Sair com a outra thread dentro do readline deixaria o terminal sem eco."""
+        if self.mode:
+            # Sem esperar que se leia o que já foi escrito: pode estar parado (Ctrl+S).
+            termios.tcsetattr(0, termios.TCSANOW, self.mode)
+        if kind is KeyboardInterrupt and wait_ready(writers=[1], timeout=0):
+            # O prompt do shell não fica grudado ao ^C.
+            os.write(1, b"\n")
+
+    def lines(self):
+        """Linhas digitadas, em bytes, sem o fim delas; Ctrl+D termina."""
+        while True:
+            self.painted.clear()
+            self.unfinished = ""
+            self.typing = True
+            try:
+                line = self.read_line()
+            except EOFError:
+                print(flush=True)
+                return
+            finally:
+                self.typing = False
+            yield line.encode("utf-8", "surrogateescape")
+
+    def read_line(self):
+        """input(), que sem o readline poria o prompt em stderr."""
+        if readline:
+            return input(PROMPT)
+        print(PROMPT, end="", flush=True)
+        self.painted.set()
+        return input()
+
+    def edited(self):
+        """A linha em edição, com o prompt."""
+        if readline:
+            return PROMPT + readline.get_line_buffer()
+        return PROMPT
+
+    def show(self, text):
+        """Apaga a linha em edição, mostra o que chegou e redesenha a linha como estava.
+
+        Simplificação: o cursor volta ao fim dela, ainda que estivesse no meio.
+        """
+        if not self.typing:
+            print(text, end="", flush=True)
+            return
+        self.painted.wait(PAINT_S)
+        self.painted.set()
+        # Perguntado ao terminal: a variável COLUMNS pode ser de outra janela. Há os que dizem 0.
+        width = os.get_terminal_size(1).columns or 80
+        line = self.edited()
+        rows = columns(line, width) // width + bool(self.unfinished)
+        # Uma linha que chega aos pedaços se junta de novo.
+        text = self.unfinished + text
+        last = text[text.rfind("\n") + 1:]
+        self.unfinished = ""
+        if columns(last, width) < width:
+            self.unfinished = last
+        if columns(line, width) % width == 0:
+            # Na última coluna o cursor não desce sozinho.
+            line += " \r"
+        if self.over:
+            line = ""
+        erase = "\r" + "\x1b[A" * rows + "\x1b[J"
+        if self.dumb:
+            erase = "\n"
+            self.unfinished = ""
+        print(erase + text + "\n" * bool(last) + line, end="", flush=True)
+# --- fim do bloco comum: tela ---
+
+
+# ---------------------------------------------------------------------------------------------
+# 4. Meter: quanto rende o servidor
+#
+# Uma conta de mensagens por segundo não diz o que um usuário espera: a média esconde o pior. Aqui
+# cada mensagem é diferente, cada byte que volta é conferido, e toda latência é contada. Uma thread
+# só cuida de todas as conexões: mil threads daqui atrapalhariam o servidor que se mede.
+
+# Segundos entre duas vezes que a medição se mostra no terminal.
+PROGRESS_S = 0.5
+# Segundos que se espera, no fim, pelas respostas que faltam.
+STALL_S = 5.0
+# Bits que se guardam de uma latência: 32 faixas por potência de dois, com erro menor que 1/32.
+HISTOGRAM_BITS = 6
+
+
+class Histogram:
+    """Histograma de latências: conta cada uma arredondada para baixo, só com os bits mais altos.
+
+    Guardar cada medida encheria a memória; faixas de largura fixa seriam grossas para 20 µs ou
+    demais para 2 s. Assim são 533 faixas de 20 µs a 2 s.
+    """
+
+    def __init__(self):
+        # Menor latência da faixa (ns) -> quantas.
+        self.counts = collections.defaultdict(int)
+
+    @staticmethod
+    def floor(ns: int) -> int:
+        """A menor latência (ns) da faixa em que esta cai."""
+        shift = max(ns.bit_length() - HISTOGRAM_BITS, 0)
+        return ns >> shift << shift
+
+    def add(self, ns: int):
+        self.counts[self.floor(ns)] += 1
+
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def percentile(self, q: float) -> int:
+        """Latência (ns) abaixo da qual ficou a fração q das medidas; 0 se não houve nenhuma."""
+        left = q * self.total()
+        for low, count in sorted(self.counts.items()):
+            left -= count
+            if left <= 0:
+                return low
+        return 0
+
+    def draw(self, width: int) -> list:
+        """Linhas de texto: uma barra por potência de dois, entre a menor e a maior latência."""
+        octaves = collections.defaultdict(int)
+        for low, count in self.counts.items():
+            octaves[low.bit_length()] += count
+        if not octaves:
+            return []
+        total = self.total()
+        peak = max(octaves.values())
+        lines = []
+        for bits in range(min(octaves), max(octaves) + 1):
+            count = octaves[bits]
+            bar = "█" * round(count / peak * (width - 30))
+            if count and not bar:
+                bar = "▏"
+            lines.append(f"{show_time(1 << bits >> 1):>9} {count / total:7.2%}  {bar}")
+        return lines
+
+
+def show_time(ns: float) -> str:
+    """Duração com três algarismos e a unidade que couber: 850 ns, 12.3 µs, 4.56 ms, 1.20 s."""
+    for unit, size in (("ns", 1), ("µs", 1e3), ("ms", 1e6)):
+        if ns < 999.5 * size:
+            return f"{ns / size:.3g} {unit}"
+    return f"{ns / 1e9:.3g} s"
+
+
+class Probe:
+    """Uma conexão da medição: uma mensagem por vez, cada uma diferente da anterior."""
+
+    def __init__(self, sock, number, size):
+        # Cada mensagem parte na hora, sem esperar companhia (algoritmo de Nagle).
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setblocking(False)
+        self.sock = sock
+        self.message = bytearray((number * 31 + i * 7) & 0xFF for i in range(size))
+        # Bytes desta mensagem que já foram, e que já voltaram.
+        self.out = 0
+        self.back = 0
+        # Número de ordem, que vai nos primeiros bytes; e quando partiu (ns).
+        self.sequence = 0
+        self.sent_at = 0
+        # O kernel não aceitou a mensagem inteira: o resto vai quando ele disser que cabe.
+        self.full = False
+
+
+class Meter:
+    """A medição: quem já respondeu recebe outra mensagem, até acabar o tempo."""
+
+    def __init__(self, args):
+        self.args = args
+        self.size = args.tamanho
+        self.histogram = Histogram()
+        # Conexões que caíram.
+        self.dropped = 0
+        self.selector = selectors.DefaultSelector()
+        self.probes = []
+
+    def open(self):
+        for number in range(self.args.conexoes):
+            probe = Probe(connect(self.args), number, self.size)
+            self.probes.append(probe)
+            self.selector.register(probe.sock, selectors.EVENT_READ, probe)
+
+    def close(self):
+        self.selector.close()
+        for probe in self.probes:
+            probe.sock.close()
+        # Apaga a linha do progresso.
+        print("\r\x1b[K" * is_terminal(sys.stderr), end="", file=sys.stderr, flush=True)
+
+    def start(self, probe, now):
+        """Envia a próxima mensagem."""
+        probe.sequence += 1
+        order = probe.sequence.to_bytes(8, "little")
+        probe.message[:8] = order[:self.size]
+        probe.out = 0
+        probe.back = 0
+        probe.sent_at = now
+        self.push(probe)
+
+    def push(self, probe):
+        """Entrega ao kernel o que couber."""
+        with contextlib.suppress(BlockingIOError):
+            probe.out += probe.sock.send(memoryview(probe.message)[probe.out:])
+        if probe.full != (probe.out < self.size):
+            probe.full = not probe.full
+            events = selectors.EVENT_READ | selectors.EVENT_WRITE * probe.full
+            self.selector.modify(probe.sock, events, probe)
+
+    def pull(self, probe):
+        """Confere o que voltou; True quando a mensagem está completa."""
+        data = probe.sock.recv(self.size - probe.back)
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "o servidor fechou")
+        wanted = probe.message[probe.back:probe.back + len(data)]
+        if data != wanted:
+            raise Failure(f"o eco voltou errado (mensagem {probe.sequence}, depois do byte "
+                          f"{probe.back}): há um servidor de eco em {self.args.endereco} "
+                          f"porta {self.args.porta}?")
+        probe.back += len(data)
+        return probe.back == self.size
+
+    def turn(self, going):
+        """Uma volta: atende a quem teve notícia; se a medição segue, quem respondeu ganha outra."""
+        for key, events in self.selector.select(PROGRESS_S):
+            try:
+                self.attend(key.data, events, going)
+            except BlockingIOError:
+                # Alarme falso.
+                pass
+            except OSError:
+                self.dropped += 1
+                self.selector.unregister(key.fileobj)
+                # Desta já não se espera resposta.
+                key.data.back = self.size
+
+    def attend(self, probe, events, going):
+        if events & selectors.EVENT_WRITE:
+            self.push(probe)
+        if events & selectors.EVENT_READ and self.pull(probe):
+            now = time.perf_counter_ns()
+            self.histogram.add(now - probe.sent_at)
+            if going:
+                self.start(probe, now)
+
+    def run(self):
+        """Mede durante --duracao segundos; devolve quantos foram, e quantas mensagens voltaram."""
+        begin = time.perf_counter()
+        end = begin + self.args.duracao
+        next_report = begin + PROGRESS_S
+        for probe in self.probes:
+            self.start(probe, time.perf_counter_ns())
+        while time.perf_counter() < end and self.dropped < len(self.probes):
+            self.turn(going=True)
+            if time.perf_counter() > next_report:
+                next_report += PROGRESS_S
+                self.show_progress(time.perf_counter() - begin)
+        spent = time.perf_counter() - begin
+        done = self.histogram.total()
+        # As que ainda estão no caminho contam na latência, e não na taxa.
+        last = time.monotonic() + STALL_S
+        while self.unanswered() and time.monotonic() < last:
+            self.turn(going=False)
+        return spent, done
+
+    def show_progress(self, spent):
+        if is_terminal(sys.stderr):
+            print(f"\r\x1b[K{spent:5.1f} s  {self.histogram.total() / spent:.0f} idas e voltas/s",
+                  end="", file=sys.stderr, flush=True)
+
+    def unanswered(self):
+        return sum(probe.back < self.size for probe in self.probes)
+
+
+def measure(args):
+    """--medir: mostra taxa, vazão e latências; Failure se alguma resposta não veio."""
+    raise_fd_limit()
+    with contextlib.closing(Meter(args)) as meter:
+        meter.open()
+        spent, done = meter.run()
+    if meter.histogram.counts:
+        report(args, meter.histogram, spent, done)
+    if meter.dropped or meter.unanswered():
+        raise Failure(f"{meter.dropped} conexões caíram e {meter.unanswered()} "
+                      "ficaram sem resposta")
+
+
+def report(args, histogram, spent, done):
+    rate = done / spent
+    megabytes = rate * args.tamanho / 1e6
+    p50 = show_time(histogram.percentile(0.5))
+    p99 = show_time(histogram.percentile(0.99))
+    p999 = show_time(histogram.percentile(0.999))
+    print(f"{args.conexoes} conexões, mensagens de {args.tamanho} B, {spent:.1f} s, "
+          "cada byte conferido")
+    print(f"  {rate:.0f} idas e voltas por segundo, {megabytes:.1f} MB/s por sentido")
+    print(f"  latência: p50 {p50}, p99 {p99}, p99.9 {p999}")
+    width = shutil.get_terminal_size().columns or 80
+    print(*histogram.draw(min(width, 80)), sep="\n")
+
+
+def raise_fd_limit():
+    """Uma conexão é um descritor: sobe o limite deles até onde deixam."""
+    # Sem resource (Windows), ou não deixam.
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+# ---------------------------------------------------------------------------------------------
+# 5. start_tls: quem está no caminho não lê nem muda
+#
+# Um byte que passa em claro pode ser lido, e trocado, por quem cuida de qualquer trecho do caminho.
+# O TLS (RFC 8446) cifra e, antes, confere que do outro lado está quem se quis chamar: cifrar para
+# um impostor não adianta. Por isso --sem-verificar avisa.
+
+# Segundos: um servidor que não fala TLS pode ficar calado, à espera de um fim de linha que não vem.
+HANDSHAKE_TIMEOUT_S = 10
+
+
+def start_tls(sock, args):
+    """Envolve o socket em TLS e confere quem está do outro lado, a menos que --sem-verificar."""
+    if args.sem_verificar:
+        print("aviso: --sem-verificar cifra, mas não sabe com quem: pode ser um impostor no meio",
+              file=sys.stderr)
+    context = tls_context(False, args.certificado, args.chave, args.ca,
+                          verify=not args.sem_verificar)
+    try:
+        return TLSStream(sock, context, server_hostname=tls_name(args.endereco))
+    except ssl.SSLCertVerificationError as error:
+        raise Failure(explain_certificate(error, args)) from None
+    except OSError as error:
+        raise Failure(f"não houve acordo de TLS com {args.endereco} porta {args.porta} "
+                      f"({reason(error)}). O servidor foi iniciado com --certificado?") from None
+
+
+def explain_certificate(error, args):
+    """Por que o certificado não convence. Os números são os do OpenSSL (X509_V_ERR_*)."""
+    why = {
+        10: "venceu",
+        18: "é assinado por ele mesmo",
+        19: "vem de uma autoridade em quem não se confia",
+        20: "vem de uma autoridade que não se conhece",
+        62: "é de outro nome",
+        64: "é de outro endereço",
+    }.get(error.verify_code, error.verify_message)
+    if error.verify_code in (62, 64):
+        return (f"o certificado de {args.endereco} não convence: {why}. "
+                "Conecte pelo nome que está nele: openssl x509 -noout -ext subjectAltName")
+    return (f"o certificado de {args.endereco} não convence: {why}. "
+            "Se ele é seu, diga em quem confiar: --ca ARQUIVO")
+
+
+# --- bloco comum: contexto ---
+def tls_context(server, certificate=None, key=None, ca=None, verify=True):
+    """Contexto de TLS 1.2 ou mais novo, ou Failure. server: é o de quem atende?
+
+    ca: arquivo de em quem se confia. Num servidor, exige dos clientes um certificado; num cliente,
+    vale no lugar das autoridades do sistema. verify=False: cifra, mas não confere com quem fala.
+    """
+    def no_prompt():
+        raise Failure(f"a chave de {key or certificate} tem senha. Uma cópia sem ela: "
+                      f"openssl pkey -in {shlex.quote(key or certificate)} -out chave-aberta.pem")
+
+    for path in filter(None, (certificate, key, ca)):
+        with open(path, "rb"):
+            # Só para que o erro diga qual dos arquivos não se deixa ler.
+            pass
+    try:
+        purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
+        context = ssl.create_default_context(purpose, cafile=ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if certificate:
+            context.load_cert_chain(certificate, key, no_prompt)
+    except ssl.SSLError as error:
+        raise Failure(explain_pem(error, certificate, key, ca)) from None
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif server and ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def explain_pem(error, certificate, key, ca):
+    """O que há de errado com os arquivos, que o OpenSSL diz em código."""
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return f"a chave de {key or certificate} não é a do certificado {certificate}"
+    if certificate and not key and b"PRIVATE KEY" not in open_bytes(certificate):
+        return f"{certificate} não traz a chave privada: diga onde ela está, com --chave ARQUIVO"
+    files = ", ".join(filter(None, (ca, certificate, key)))
+    return f"{files}: não são certificado e chave em PEM. O README mostra como criá-los"
+
+
+def open_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def tls_name(host):
+    """O nome que se confere no certificado: sem a interface (%eth0), sem o ponto final do DNS."""
+    return host.partition("%")[0].rstrip(".")
+# --- fim do bloco comum: contexto ---
+
+
+# --- bloco comum: tls ---
+# Falta, para a operação acabar, o que ainda está na rede.
+NEEDS_BYTES = object()
+
+
+class TLSStream:
+    """Uma conexão TLS com recv(), sendall() e shutdown(), para duas threads: uma lê, outra escreve.
+
+    O OpenSSL quer uma thread por vez em cada sessão. Por isso ele não toca no socket: cifra e
+    decifra em memória, sob uma trava, e toda espera pela rede é fora dela.
+    """
+
+    def __init__(self, sock, context, **options):
+        self.raw = sock
+        # O que veio da rede, e o que vai para ela.
+        self.incoming = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)
+        # Uma thread por vez na sessão; e, para enviar, uma por vez do cifrar ao send().
+        self.lock = threading.Lock()
+        self.writing = threading.Lock()
+        # Decifrado antes da hora por shutdown(), à espera de um recv().
+        self.early = []
+        deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
+        while self.attempt(self.tls.do_handshake) is NEEDS_BYTES:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            self.feed()
+        sock.settimeout(None)
+
+    def attempt(self, operation, *args):
+        """Roda a operação em memória e envia o que ela produziu; NEEDS_BYTES se falta o que ler."""
+        try:
+            with self.lock:
+                try:
+                    return operation(*args)
+                except ssl.SSLWantReadError:
+                    return NEEDS_BYTES
+                finally:
+                    produced = self.outgoing.pending
+        finally:
+            # Mesmo num erro: é o alerta que diz ao outro lado por que não deu certo.
+            if produced:
+                self.sendall(b"")
+
+    def feed(self):
+        data = self.raw.recv(CHUNK)
+        with self.lock:
+            if data:
+                self.incoming.write(data)
+            else:
+                self.incoming.write_eof()
+
+    def decrypt(self, size):
+        try:
+            return self.tls.read(size)
+        except ssl.SSLZeroReturnError:
+            # Despediu-se (close_notify). Um fim sem despedida é SSLEOFError: pode ter sido cortado.
+            return b""
+
+    def next_piece(self, size):
+        if self.early:
+            return self.early.pop(0)
+        return self.decrypt(size)
+
+    def recv(self, size):
+        """Como socket.recv(): b"" é o fim; SSLEOFError, um fim sem close_notify (RFC 8446, 6.1)."""
+        while True:
+            data = self.attempt(self.next_piece, size)
+            if data is not NEEDS_BYTES:
+                return data
+            self.feed()
+
+    def sendall(self, data):
+        # O que se cifra primeiro tem de sair primeiro.
+        with self.writing:
+            with self.lock:
+                if data:
+                    self.tls.write(data)
+                data = self.outgoing.read()
+            self.raw.sendall(data)
+
+    def shutdown(self, how):
+        """Envia o close_notify, que no TLS diz "não enviarei mais nada"; ler, ainda se pode."""
+        # Sob uma trava só: o que a outra thread trouxesse entre os dois passos se perderia.
+        with self.lock:
+            with contextlib.suppress(ssl.SSLError):
+                # Antes, põe a salvo o que já chegou: unwrap() jogaria fora.
+                while not self.early or self.early[-1]:
+                    self.early.append(self.decrypt(CHUNK))
+            with contextlib.suppress(ssl.SSLError):
+                # WANT_READ: o dele ainda não veio, mas o nosso já vai.
+                self.tls.unwrap()
+        self.sendall(b"")
+# --- fim do bloco comum: tls ---
+
+
+# ---------------------------------------------------------------------------------------------
+# Em volta: a casa e a linha de comando
 
 # --- bloco comum: casa ---
 VERSION = "1.0"
@@ -275,539 +1136,116 @@ port_number = number(int, 0, 65535, "uma porta")
 # --- fim do bloco comum: endereço ---
 
 
-# --- bloco comum: tls ---
-class TLSStream:
-    """Uma conexão TLS com recv(), sendall() e shutdown(), para duas threads: uma lê enquanto a outra escreve.
+# --- bloco comum: apelido ---
+# Caracteres de um apelido.
+NICK_LIMIT = 20
+# Ocupam lugar e não se veem, ou nem lugar ocupam: braile vazio, preenchimentos do hangul, seletores
+# de variação.
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164"
+                       "\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+# Querem dizer outra coisa numa linha de IRC (RFC 2812, 2.3.1), ou na da sala: canal, destino...
+RESERVED = re.compile(r"[!@:,*?#&+~%$<>]|^/")
+
+
+def nick_key(nick: str) -> str:
+    """O que se compara: "Ana", "ana" e "ａｎａ" são um só, com o acento composto ou não (NFKC)."""
+    folded = unicodedata.normalize("NFKC", nick).casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
+def nick_fault(nick: str) -> str:
+    """Por que não serve de apelido; "" se serve."""
+    shown = unicodedata.normalize("NFKC", nick)
+    if not (nick and len(nick) <= NICK_LIMIT and len(shown) <= NICK_LIMIT) or " " in nick + shown:
+        return f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços"
+    hidden = INVISIBLE.search(nick) or not (nick + shown).isprintable()
+    if hidden or unicodedata.category(nick[0]).startswith("M"):
+        return "um apelido só tem caracteres visíveis"
+    if RESERVED.search(shown):
+        return "um apelido não leva ! @ : , * ? # & + ~ % $ < > nem começa por /"
+    return ""
+# --- fim do bloco comum: apelido ---
 
-    O OpenSSL quer uma thread por vez em cada sessão. Por isso ele não toca no socket: cifra e decifra em memória, sob
-    uma trava, e toda espera pela rede é fora dela. (É E/S num bloco comum, contra o costume da casa: melhor do que um
-    erro daqui consertado num arquivo só.)
-    """
-
-    def __init__(self, sock, context, **options):
-        self.raw, self.incoming, self.outgoing = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self.incoming, self.outgoing, **options)
-        self.lock, self.writing, self.early = threading.Lock(), threading.Lock(), []
-        deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
-        while self.attempt(self.tls.do_handshake) is NotImplemented:
-            sock.settimeout(max(deadline - time.monotonic(), 0.001))
-            self.feed()
-        sock.settimeout(None)
-
-    def attempt(self, operation, *args):
-        """Roda a operação em memória e envia o que ela produziu; NotImplemented se lhe faltam bytes da rede."""
-        try:
-            with self.lock:
-                try:
-                    return operation(*args)
-                except ssl.SSLWantReadError:
-                    return NotImplemented
-                finally:
-                    produced = self.outgoing.pending
-        finally:
-            if produced:  # mesmo num erro: é o alerta que diz ao outro lado por que não deu certo
-                self.sendall(b"")
-
-    def feed(self):
-        data = self.raw.recv(CHUNK)
-        with self.lock:
-            self.incoming.write(data) if data else self.incoming.write_eof()
-
-    def decrypt(self, size):
-        try:
-            return self.tls.read(size)
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # despediu-se (close_notify), ou desligou sem se despedir
-            return b""
-
-    def recv(self, size):
-        while True:
-            data = self.attempt(lambda: self.early.pop(0) if self.early else self.decrypt(size))
-            if data is not NotImplemented:
-                return data
-            self.feed()
-
-    def sendall(self, data):
-        with self.writing:  # o que se cifra primeiro tem de sair primeiro
-            with self.lock:
-                if data:
-                    self.tls.write(data)
-                data = self.outgoing.read()
-            self.raw.sendall(data)
-
-    def shutdown(self, how):
-        """Envia o close_notify, que no TLS diz "não enviarei mais nada" (RFC 8446, 6.1); ler, ainda se pode."""
-        with self.lock:  # uma vez só: o que a outra thread trouxesse entre os dois passos se perderia
-            with contextlib.suppress(ssl.SSLError):
-                while not self.early or self.early[-1]:  # antes, põe a salvo o que já chegou: unwrap() jogaria fora
-                    self.early.append(self.decrypt(CHUNK))
-            with contextlib.suppress(ssl.SSLError):  # WANT_READ: o dele ainda não veio, mas o nosso já vai
-                self.tls.unwrap()
-        self.sendall(b"")
-# --- fim do bloco comum: tls ---
-
-
-class Histogram:
-    """Histograma de latências: conta cada uma arredondada para baixo, só com os seus 6 bits mais altos.
-
-    Guardar cada medida encheria a memória; faixas de largura fixa seriam grossas para 20 µs ou demais para 2 s. Com 6
-    bits são 32 faixas por potência de dois (de 20 µs a 2 s, 533), e o erro é menor que 1/32 (3 %).
-    """
-
-    def __init__(self):
-        self.counts = collections.defaultdict(int)  # menor latência da faixa (ns) -> quantas
-
-    @staticmethod
-    def floor(ns: int) -> int:
-        """A menor latência (ns) da faixa em que esta cai."""
-        shift = max(ns.bit_length() - 6, 0)
-        return ns >> shift << shift
-
-    def add(self, ns: int):
-        self.counts[self.floor(ns)] += 1
-
-    def total(self) -> int:
-        return sum(self.counts.values())
-
-    def percentile(self, q: float) -> int:
-        """Latência (ns) abaixo da qual ficou a fração q das medidas; 0 se não houve nenhuma."""
-        left = q * self.total()
-        for low, count in sorted(self.counts.items()):
-            left -= count
-            if left <= 0:
-                return low
-        return 0
-
-    def draw(self, width: int) -> list:
-        """Linhas de texto: uma barra por potência de dois, entre a menor e a maior latência vistas."""
-        octaves = collections.defaultdict(int)
-        for low, count in self.counts.items():
-            octaves[low.bit_length()] += count
-        lines, total, peak = [], self.total(), max(octaves.values(), default=0)
-        for bits in range(min(octaves, default=0), max(octaves, default=-1) + 1):
-            count = octaves[bits]
-            bar = "█" * round(count / peak * (width - 30)) or ("▏" if count else "")
-            lines.append(f"{show_time(1 << bits >> 1):>9} {count / total:7.2%}  {bar}")
-        return lines
-
-
-def show_time(ns: float) -> str:
-    """Duração com três algarismos e a unidade que couber: 850 ns, 12.3 µs, 4.56 ms, 1.20 s."""
-    for unit, size in (("ns", 1), ("µs", 1e3), ("ms", 1e6)):
-        if ns < 999.5 * size:
-            return f"{ns / size:.3g} {unit}"
-    return f"{ns / 1e9:.3g} s"
-
-
-def columns(text: str) -> int:
-    """Colunas que o texto ocupa na tela: `日` ocupa duas; um acento que se combina com a letra, nenhuma."""
-    return sum((unicodedata.category(c) not in ("Mn", "Me", "Cf")) * (1 + (unicodedata.east_asian_width(c) in "FW"))
-               for c in text)
-
-
-# Conectar.
-
-def explain_connect(error, host, port, waited):
-    """Por que não se conectou, e o que tentar: cada erro tem outra causa."""
-    if isinstance(error, (socket.gaierror, UnicodeError)):
-        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
-    if isinstance(error, ConnectionRefusedError):
-        where = "" if (host, port) == ("127.0.0.1", 5050) else f" {host} {port}"
-        return f"ninguém escuta em {host} porta {port} (conexão recusada). Suba o servidor antes: ./servidor.py{where}"
-    if isinstance(error, socket.timeout):
-        return (f"{host} porta {port} não respondeu em {waited:g} s: nem aceitou, nem recusou. Endereço errado, "
-                f"máquina desligada ou um firewall no caminho? Veja se ela responde: ping {host}")
-    if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
-        return f"não há caminho até {host}: confira o endereço e a rede (ip route)"
-    return f"não foi possível conectar a {host} porta {port}: {error.strerror or error}"
-
-
-def connect(args):
-    """Conecta, insistindo por --tentar segundos enquanto ninguém atende. Devolve o socket, ou Failure."""
-    begin, cause = time.monotonic(), None
-    for attempt in itertools.count():
-        left = begin + (args.tentar or args.espera) - time.monotonic()
-        try:
-            sock = socket.create_connection((args.endereco, args.porta), min(args.espera, max(left, RETRY_S)))
-            if sock.getsockname()[1] == args.porta and sock.getsockname() == sock.getpeername():
-                sock.close()  # ninguém escutava, e o kernel sorteou para nós a porta dele: falaríamos sozinhos
-                raise ConnectionRefusedError
-            sock.settimeout(None)
-            return sock
-        except (OSError, UnicodeError) as error:
-            spent = time.monotonic() - begin
-            cause = cause if attempt and isinstance(error, socket.timeout) else error  # a última, encurtada, diz menos
-            why = explain_connect(cause, args.endereco, args.porta, round(spent, 1))
-            if spent >= args.tentar or isinstance(error, (socket.gaierror, UnicodeError)):
-                raise Failure(why)
-            if attempt == 0:
-                print(f"insisto por {args.tentar:g} s: {why}", file=sys.stderr, flush=True)
-        time.sleep(RETRY_S)
-
-
-def start_tls(sock, args):
-    """Envolve o socket em TLS e confere quem está do outro lado, a menos que --sem-verificar."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if args.sem_verificar:
-        print("aviso: --sem-verificar cifra, mas não sabe com quem: pode ser um impostor no meio", file=sys.stderr)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        if args.ca:
-            context.load_verify_locations(args.ca)
-        if args.certificado:
-            context.load_cert_chain(args.certificado, args.chave)
-    except OSError as error:
-        files = ", ".join(filter(None, (args.ca, args.certificado, args.chave)))
-        raise Failure(f"não consigo usar {files}: {error.strerror or error}. O README mostra como criá-los")
-    try:
-        return TLSStream(sock, context, server_hostname=args.endereco)
-    except ssl.SSLCertVerificationError as error:
-        raise Failure(f"o certificado de {args.endereco} não convence ({error.verify_message}). "
-                      "Se ele é seu, diga em quem confiar: --ca ARQUIVO")
-    except OSError as error:
-        raise Failure(f"não houve acordo de TLS com {args.endereco} porta {args.porta} ({error.strerror or error}). "
-                      "O servidor foi iniciado com --certificado?")
-
-
-def describe(sock, stream):
-    """--verbose: as duas pontas da conexão e, com TLS, a versão e a cifra que os dois lados combinaram."""
-    (here, port), (there, far_port) = sock.getsockname()[:2], sock.getpeername()[:2]
-    tls = f", {stream.tls.version()}, {stream.tls.cipher()[0]}" if stream is not sock else ""
-    return f"conectado a {there} porta {far_port}, de {here} porta {port}{tls}"
-
-
-# Conversar.
-
-class Sender(threading.Thread):
-    """A thread que lê a entrada e envia; no fim dela, fecha só a ida (meio-fechamento), e as respostas ainda chegam."""
-
-    def __init__(self, sock, chunks):
-        super().__init__(daemon=True)  # presa num teclado mudo, não impede o programa de acabar
-        self.sock, self.chunks, self.lost = sock, chunks, None  # lost: o que impediu de enviar tudo
-        self.server_left = False  # a thread principal avisa que o servidor fechou
-
-    def read(self):
-        """Uma entrada que não se deixa ler acaba ali, como se fosse o fim dela: o que já seguiu ainda terá resposta."""
-        try:
-            yield from self.chunks
-        except OSError as error:
-            self.lost = f"não consigo ler a entrada: {error.strerror}"
-
-    def run(self):
-        try:
-            for data in self.read():
-                if self.server_left:
-                    raise BrokenPipeError(errno.EPIPE, "a entrada ainda não tinha acabado")
-                self.sock.sendall(data)
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            self.lost = f"o servidor fechou antes de receber tudo ({error.strerror}). Ele atende esta máquina?"
-
-
-def read_pipe(fd=0):
-    """Pedaços da entrada padrão, como vierem; direto do descritor, pois o buffer do Python esperaria enchê-lo."""
-    if sys.stdin is not None:  # None: o processo nasceu sem entrada (`<&-`)
-        yield from iter(lambda: os.read(fd, CHUNK), b"")
-
-
-def write_pipe(data):
-    if sys.stdout is not None:  # None: nasceu sem saída (`>&-`)
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-
-
-def is_terminal(stream):
-    return stream is not None and stream.isatty()
-
-
-class Terminal:
-    """Teclado e tela: uma linha sendo digitada, e o que chega aparece acima dela sem rasgá-la."""
-
-    def __init__(self):
-        self.typing, self.unfinished, self.readline, self.painted = False, "", None, threading.Event()
-        sys.stdin.reconfigure(errors="surrogateescape")  # o que se digita segue como veio, seja qual for a codificação
-        with contextlib.suppress(ImportError, AttributeError):  # sem readline (Windows) o console já edita linhas
-            import readline
-            import termios
-            self.readline, self.termios, self.mode = readline, termios, termios.tcgetattr(0)
-            readline.set_pre_input_hook(self.painted.set)  # nem toda libedit tem: por isso a última
-
-    def read_lines(self):
-        """Linhas digitadas, em bytes; Ctrl+D termina."""
-        while True:
-            self.painted.clear()
-            self.typing, self.unfinished = True, ""
-            try:
-                line = input(PROMPT)
-            except EOFError:
-                print(flush=True)
-                return
-            finally:
-                self.typing = False
-            yield (line + "\n").encode("utf-8", "surrogateescape")
-
-    def show(self, text):
-        """Apaga a linha em edição, mostra o que chegou e redesenha a linha como estava."""
-        if not self.typing:
-            return print(text, end="", flush=True)
-        self.painted.wait(PAINT_S)  # o prompt pode estar a meio caminho da tela
-        self.painted.set()  # sem readline ninguém avisa: espera-se uma vez por linha, e não a cada pedaço
-        line = PROMPT + (self.readline.get_line_buffer() if self.readline else "")
-        width = shutil.get_terminal_size().columns or 80  # há terminais que se dizem com 0 colunas
-        rows = columns(line) // width + bool(self.unfinished)
-        text = self.unfinished + text  # uma linha que chega aos pedaços se junta de novo
-        last = text[text.rfind("\n") + 1:]
-        self.unfinished = last if columns(last) < width else ""
-        # Simplificação: o cursor volta ao fim da linha, ainda que estivesse no meio dela.
-        line += " \r" * (columns(line) % width == 0)  # na última coluna o cursor não desce sozinho
-        print("\r" + "\x1b[A" * rows + "\x1b[J" + text + "\n" * bool(last) + line, end="", flush=True)
-
-    def restore(self):
-        """Devolve o terminal como estava: sair com a outra thread dentro do readline o deixaria sem eco."""
-        if self.readline:
-            self.termios.tcsetattr(0, self.termios.TCSADRAIN, self.mode)
-
-
-def receive(sock):
-    """Pedaços que chegam, até o servidor fechar."""
-    while True:
-        if not isinstance(sock, TLSStream):  # Simplificação: com TLS, no Windows, Ctrl+C espera pelo próximo byte
-            while not select.select([sock], [], [], WAKE_S)[0]:
-                pass
-        try:
-            data = sock.recv(CHUNK)
-        except ssl.SSLError as error:  # no TLS 1.3 a recusa de um certificado só chega depois do aperto de mão
-            raise Failure(f"o servidor desfez o TLS ({error.reason}). Ele exige um certificado? --certificado ARQUIVO")
-        except OSError as error:  # um RST, ou o kernel cansou de retransmitir para quem já não responde
-            raise Failure(f"o servidor caiu no meio da conversa ({error.strerror}). Ele e a rede ainda estão de pé?")
-        if not data:
-            return
-        yield data
-
-
-def converse(sock, chunks, show):
-    """Envia `chunks` por uma thread e mostra o que chega nesta. Devolve se chegou alguma coisa."""
-    sender, answered = Sender(sock, chunks), False
-    sender.start()
-    for data in receive(sock):
-        answered = True
-        show(data)
-    sender.server_left = True
-    sender.join(PAINT_S if is_terminal(sys.stdin) else LAST_WORDS_S)
-    if sender.lost:
-        raise Failure(sender.lost)
-    if sender.is_alive():  # ainda à espera do teclado, ou do cano
-        print("\n" * is_terminal(sys.stderr) + "o servidor fechou a conexão", file=sys.stderr)
-    return answered
-
-
-def talk(sock, args):
-    """Escolhe entrada e saída: terminal, cano ou --mensagem."""
-    first = [f"/nick {args.apelido}\n".encode()] if args.apelido else []
-    terminal = Terminal() if args.mensagem is None and is_terminal(sys.stdin) and is_terminal(sys.stdout) else None
-    chunks = terminal.read_lines() if terminal else read_pipe()
-    if args.mensagem is not None:
-        chunks = [(args.mensagem + "\n").encode("utf-8", "surrogateescape")]
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), False)  # junta o \r ao \n
-
-    def show(data):
-        if not is_terminal(sys.stdout):
-            return write_pipe(data)  # um cano recebe os bytes como vieram
-        text = decoder.decode(data).replace("\r\n", "\n")
-        text = "".join(c if c in "\n\t" else escape(c) for c in text)  # esses dois dão forma; o resto, à vista
-        terminal.show(text) if terminal else print(text, end="", flush=True)
-
-    try:
-        answered = converse(sock, itertools.chain(first, chunks), show)
-        if args.mensagem and not answered and not isinstance(sock, TLSStream):
-            print("o servidor não respondeu nada. Ele só fala TLS? Então: --tls --ca ARQUIVO", file=sys.stderr)
-    finally:
-        if terminal:
-            terminal.restore()
-
-
-# Medir.
-
-class Probe:
-    """Uma conexão da medição: uma mensagem por vez, cada uma diferente, e cada byte que volta é conferido."""
-
-    def __init__(self, sock, number, size):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # cada mensagem parte na hora, sem esperar companhia
-        sock.setblocking(False)
-        self.sock, self.send, self.recv = sock, sock.send, sock.recv
-        self.message = bytearray((number * 31 + i * 7) & 0xFF for i in range(size))
-        self.out = self.back = self.sequence = self.sent_at = 0  # out, back: bytes que já foram, e que já voltaram
-        self.full = False  # o kernel não aceitou a mensagem inteira: o resto vai quando ele disser que cabe
-
-
-class Meter:
-    """A medição: todas as conexões numa thread só, pois mil threads daqui atrapalhariam o servidor que se mede."""
-
-    def __init__(self, args):
-        self.args, self.size, self.histogram, self.dropped = args, args.tamanho, Histogram(), 0
-        self.selector, self.probes = selectors.DefaultSelector(), []
-
-    def open(self):
-        for number in range(self.args.conexoes):
-            probe = Probe(connect(self.args), number, self.size)
-            self.probes.append(probe)
-            self.selector.register(probe.sock, selectors.EVENT_READ, probe)
-
-    def close(self):
-        self.selector.close()
-        for probe in self.probes:
-            probe.sock.close()
-        print("\r\x1b[K" * is_terminal(sys.stderr), end="", file=sys.stderr, flush=True)  # apaga a linha do progresso
-
-    def start(self, probe, now):
-        """Envia a próxima mensagem: o número de ordem nos primeiros bytes a distingue da anterior."""
-        probe.sequence += 1
-        probe.message[:8] = probe.sequence.to_bytes(8, "little")[:self.size]
-        probe.out = probe.back = 0
-        probe.sent_at = now
-        self.push(probe)
-
-    def push(self, probe):
-        """Entrega ao kernel o que couber."""
-        with contextlib.suppress(BlockingIOError):
-            probe.out += probe.send(memoryview(probe.message)[probe.out:])
-        if probe.full != (probe.out < self.size):
-            probe.full = not probe.full
-            self.selector.modify(probe.sock, selectors.EVENT_READ | selectors.EVENT_WRITE * probe.full, probe)
-
-    def pull(self, probe):
-        """Confere o que voltou; True quando a mensagem está completa."""
-        data = probe.recv(self.size - probe.back)
-        if not data:
-            raise ConnectionResetError(errno.ECONNRESET, "o servidor fechou")
-        if data != probe.message[probe.back:probe.back + len(data)]:
-            raise Failure(f"o eco voltou errado (mensagem {probe.sequence}, depois do byte {probe.back}): "
-                          f"há um servidor de eco em {self.args.endereco} porta {self.args.porta}?")
-        probe.back += len(data)
-        return probe.back == self.size
-
-    def turn(self, going):
-        """Uma volta: atende a quem teve notícia e, se a medição segue (going), manda outra a quem respondeu tudo."""
-        for key, events in self.selector.select(PROGRESS_S):
-            probe = key.data
-            try:
-                if events & selectors.EVENT_WRITE:
-                    self.push(probe)
-                if events & selectors.EVENT_READ and self.pull(probe):
-                    now = time.perf_counter_ns()
-                    self.histogram.add(now - probe.sent_at)
-                    if going:
-                        self.start(probe, now)
-            except BlockingIOError:
-                pass
-            except OSError:
-                self.dropped += 1
-                self.selector.unregister(probe.sock)
-                probe.back = self.size  # desta já não se espera resposta
-
-    def run(self):
-        """Mede durante --duracao segundos; devolve quantos foram, e quantas idas e voltas couberam neles."""
-        begin = time.perf_counter()
-        end, next_report = begin + self.args.duracao, begin + PROGRESS_S
-        for probe in self.probes:
-            self.start(probe, time.perf_counter_ns())
-        while time.perf_counter() < end and self.dropped < len(self.probes):
-            self.turn(going=True)
-            if is_terminal(sys.stderr) and time.perf_counter() > next_report:
-                next_report += PROGRESS_S
-                spent = time.perf_counter() - begin
-                print(f"\r\x1b[K{spent:5.1f} s  {self.histogram.total() / spent:.0f} idas e voltas/s", end="",
-                      file=sys.stderr, flush=True)
-        spent, done = time.perf_counter() - begin, self.histogram.total()
-        last = time.monotonic() + STALL_S  # as que ainda estão no caminho: contam na latência, não na taxa
-        while self.unanswered() and time.monotonic() < last:
-            self.turn(going=False)
-        return spent, done
-
-    def unanswered(self):
-        return sum(probe.back < self.size for probe in self.probes)
-
-
-def measure(args):
-    """--medir: mostra taxa, vazão, latências e o histograma delas; estado 1 se alguma resposta não veio."""
-    raise_fd_limit()
-    with contextlib.closing(Meter(args)) as meter:
-        meter.open()
-        spent, done = meter.run()
-    if meter.histogram.counts:
-        report(args, meter.histogram, spent, done)
-    if meter.dropped or meter.unanswered():
-        raise Failure(f"{meter.dropped} conexões caíram e {meter.unanswered()} ficaram sem resposta")
-
-
-def report(args, histogram, spent, done):
-    p50, p99, p999 = (show_time(histogram.percentile(q)) for q in (0.5, 0.99, 0.999))
-    print(f"{args.conexoes} conexões, mensagens de {args.tamanho} B, {spent:.1f} s, cada byte conferido")
-    print(f"  {done / spent:.0f} idas e voltas por segundo, {done * args.tamanho / spent / 1e6:.1f} MB/s por sentido")
-    print(f"  latência: p50 {p50}, p99 {p99}, p99.9 {p999}")
-    print(*histogram.draw(min(shutil.get_terminal_size().columns or 80, 80)), sep="\n")
-
-
-def raise_fd_limit():
-    """Uma conexão é um descritor: sobe o limite deles até onde deixam."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # sem resource (Windows), ou não deixam
-        import resource
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-# Linha de comando.
 
 def nickname(text):
-    if not text or " " in text or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{text!r} não serve: use um apelido sem espaços")
+    """type= de um apelido: o que a sala recusaria já se recusa aqui."""
+    fault = nick_fault(text)
+    if fault:
+        raise argparse.ArgumentTypeError(f"{text!r} não serve: {fault}")
     return text
 
 
 def build_parser():
     parser = Parser(description="Cliente TCP: conversa, transporta e mede.",
                     epilog="Antes, em outro terminal: ./servidor.py")
-    seconds = {"type": number(float, 0.1, 86400, "segundos"), "metavar": "S"}
-    parser.add_argument("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
-                        help="do servidor: IPv4, IPv6 ou nome (padrão: %(default)s)")
-    parser.add_argument("porta", nargs="?", default=5050, type=number(int, 1, 65535, "uma porta"), metavar="PORTA",
-                        help="do servidor (padrão: %(default)s)")
-    parser.add_argument("--mensagem", metavar="TEXTO", help="envia esta linha, mostra a resposta inteira e sai")
-    parser.add_argument("--apelido", type=nickname, metavar="NOME", help="entra no chat com este nome")
-    parser.add_argument("--tentar", type=number(float, 0, 86400, "segundos"), default=0, metavar="S",
-                        help="se ninguém atende, insiste, por S segundos ao todo (padrão: 0)")
-    parser.add_argument("--espera", **seconds, default=10, help="quanto esperar pela conexão (padrão: %(default)s)")
-    parser.add_argument("--verbose", action="store_true", help="mostra em stderr as duas pontas da conexão")
-    tls = parser.add_argument_group("TLS")
-    tls.add_argument("--tls", action="store_true", help="cifra a conversa e confere o certificado do servidor")
-    trust = tls.add_mutually_exclusive_group()
-    trust.add_argument("--ca", metavar="ARQUIVO", help="confia nesta autoridade, ou neste certificado")
-    trust.add_argument("--sem-verificar", action="store_true", help="cifra, mas não confere com quem fala")
-    tls.add_argument("--certificado", metavar="ARQUIVO", help="o seu certificado, se o servidor o exige")
-    tls.add_argument("--chave", metavar="ARQUIVO", help="a chave dele, se não está no mesmo arquivo")
-    meter = parser.add_argument_group("medição")
-    meter.add_argument("--medir", action="store_true", help="mede um servidor de eco em vez de conversar")
-    meter.add_argument("--conexoes", type=number(int, 1, 20000, "um número"), default=10, metavar="N",
-                       help="conexões ao mesmo tempo (padrão: %(default)s)")
-    meter.add_argument("--tamanho", type=number(int, 1, 1 << 20, "bytes"), default=64, metavar="B",
-                       help="bytes de cada mensagem (padrão: %(default)s)")
-    meter.add_argument("--duracao", **seconds, default=5, help="quanto medir (padrão: %(default)s)")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}", help="mostra a versão e sai")
+    seconds = number(float, 0.1, 86400, "segundos")
+    add = parser.add_argument
+    add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
+        help="do servidor: IPv4, IPv6 ou nome (padrão: %(default)s)")
+    add("porta", nargs="?", default=5050, metavar="PORTA",
+        type=number(int, 1, 65535, "uma porta"),
+        help="do servidor (padrão: %(default)s)")
+    add("--mensagem", metavar="TEXTO",
+        help="envia esta linha, mostra a resposta inteira e sai")
+    add("--apelido", type=nickname, metavar="NOME",
+        help="entra no chat com este nome")
+    add("--tentar", default=0, metavar="S",
+        type=number(float, 0, 86400, "segundos"),
+        help="se ninguém atende, insiste, por S segundos ao todo (padrão: 0)")
+    add("--espera", default=10, metavar="S", type=seconds,
+        help="quanto esperar pela conexão (padrão: %(default)s)")
+    add("--verbose", action="store_true",
+        help="mostra em stderr as duas pontas da conexão")
+    add_tls(parser.add_argument_group("TLS"))
+    add_meter(parser.add_argument_group("medição"), seconds)
+    add("--version", action="version", version=f"%(prog)s {VERSION}",
+        help="mostra a versão e sai")
     return parser
+
+
+def add_tls(group):
+    add = group.add_argument
+    add("--tls", action="store_true",
+        help="cifra a conversa e confere o certificado do servidor")
+    trust = group.add_mutually_exclusive_group()
+    trust.add_argument("--ca", metavar="ARQUIVO",
+                       help="confia nesta autoridade, ou neste certificado")
+    trust.add_argument("--sem-verificar", action="store_true",
+                       help="cifra, mas não confere com quem fala")
+    add("--certificado", metavar="ARQUIVO",
+        help="o seu certificado, se o servidor o exige")
+    add("--chave", metavar="ARQUIVO",
+        help="a chave dele, se não está no mesmo arquivo")
+
+
+def add_meter(group, seconds):
+    add = group.add_argument
+    add("--medir", action="store_true",
+        help="mede um servidor de eco em vez de conversar")
+    add("--conexoes", default=10, metavar="N",
+        type=number(int, 1, 20000, "um número"),
+        help="conexões ao mesmo tempo (padrão: %(default)s)")
+    add("--tamanho", default=64, metavar="B",
+        type=number(int, 1, 1 << 20, "bytes"),
+        help="bytes de cada mensagem (padrão: %(default)s)")
+    add("--duracao", default=5, metavar="S", type=seconds,
+        help="quanto medir (padrão: %(default)s)")
 
 
 def start(args):
     secure = args.tls or args.ca or args.sem_verificar or args.certificado
-    if args.chave and not args.certificado:  # quem pensa em TLS não pode acabar falando em claro
+    if args.chave and not args.certificado:
+        # Quem pensa em TLS não pode acabar falando em claro.
         build_parser().error("--chave só vale junto de --certificado")
+    if args.medir and secure:
+        build_parser().error("--medir mede o TCP, sem TLS")
     if args.medir:
-        if secure:
-            build_parser().error("--medir mede o TCP, sem TLS")
         return measure(args)
     with connect(args) as sock:
         stream = start_tls(sock, args) if secure else sock
         if args.verbose:
-            with contextlib.suppress(OSError):  # já caiu: quem ler dirá
+            # Se a conexão já caiu, quem ler dirá.
+            with contextlib.suppress(OSError):
                 print(describe(sock, stream), file=sys.stderr, flush=True)
         return talk(stream, args)
 

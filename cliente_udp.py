@@ -1,25 +1,37 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Cliente UDP: uma linha, um datagrama. Conversa, pergunta e mede o que se perde pelo caminho.
+"""Cliente UDP: uma linha, um datagrama. Conversa, pergunta e mede o que se perde no caminho.
 
     ./servidor_udp.py                  em um terminal
     ./cliente_udp.py                   em outro: cada linha digitada volta
 
-    ./cliente_udp.py --ping 50         50 datagramas numerados: tempos, perdas, cópias, trocas de ordem
+    ./cliente_udp.py --ping 50         50 datagramas numerados: tempos, perdas, cópias, ordem
     ./cliente_udp.py --apelido ana     entra na sala de: ./servidor_udp.py --modo chat
 
 O datagrama de --ping, que qualquer servidor de eco devolve (números com o byte maior primeiro):
 
      0       4         8        12                      --tamanho
     +--------+---------+--------+------------------------+
-    | "PING" | sorteio | número | 00 01 02 ... FF 00 ... |   o sorteio é desta execução: um eco de outra não engana
+    | "PING" | sorteio | número | 00 01 02 ... FF 00 ... |   o sorteio é desta execução
     +--------+---------+--------+------------------------+
 
-Enviar dá certo mesmo sem ninguém do outro lado. Um socket UDP conectado (connect() não manda nada: só anota o destino)
-ao menos recebe o aviso ICMP "porta sem dono" que a outra máquina devolve; sem ele, resta esperar um tanto e desistir.
+O cliente ingênuo, que já conversa com o eco:
 
-O que ele não faz: não cifra, não parte em pedaços o que não cabe num datagrama, e não sabe se o que se perdeu foi a
-pergunta ou a resposta (nenhum programa sabe).
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect(("127.0.0.1", 5050))
+    for line in sys.stdin:
+        sock.send(line.encode())
+        print(sock.recv(65535).decode(), end="")
+
+O que lhe falta, e cada parte deste arquivo cura uma falta:
+
+    1  sem ninguém lá, o send() dá certo e o recv() falha ... Wire
+    2  o que se perde não volta: espera para sempre ......... ask, exchange
+    3  não sabe quanto se perde, se dobra ou se atrasa ...... Tally
+    4  numa sala, só ouve quando fala ....................... Conversation, Screen
+
+O que ele não faz: não cifra, não parte em pedaços o que não cabe num datagrama, e não sabe se o
+que se perdeu foi a pergunta ou a resposta (nenhum programa sabe).
 """
 import argparse
 import collections
@@ -32,7 +44,6 @@ import os
 import queue
 import re
 import secrets
-import select
 import selectors
 import shlex
 import signal
@@ -44,24 +55,795 @@ import time
 import types
 import unicodedata
 
+# Sem o módulo readline (Windows, um Python mínimo), o terminal edita a linha como sabe.
 try:
-    import readline  # edição e histórico da linha digitada; sem ele (Windows), o terminal faz o que sabe
-    import termios  # o readline põe o terminal em outro modo; só isto o devolve se o programa acaba no meio da linha
+    import readline
 except ImportError:
-    readline = termios = None
+    readline = None
+# O readline põe o terminal em outro modo, e só isto o devolve se o programa acaba no meio da linha.
+try:
+    import termios
+except ImportError:
+    termios = None
 
-WAKE_S = 1.0  # no Windows o Ctrl+C só é visto entre duas esperas
-ANSWER_SIZE = 65536  # maior que qualquer datagrama: nada chega cortado, e linha que passe dele será recusada
-QUEUE_BYTES = 1 << 20  # o que se pede para as filas do kernel; o padrão do macOS (9216) nem cabe um datagrama grande
-QUEUE_LINES = 64  # linhas lidas antes da hora de enviar
-REMEMBERED = 32  # perguntas que ainda podem receber resposta, em dia ou atrasada
-HELLO_SIZE = 64  # bytes do /entrar: a sala não devolve mais do que recebe, e assim a frase inteira cabe
-MAX_PROOFS = 3  # vezes que se responde a pedidos de código por pergunta: um servidor torto não nos faz girar
-KEEPALIVE_S = 15  # um datagrama vazio diz à sala que ainda estamos; os roteadores esquecem um UDP calado em uns 30 s
-LIVE_S, LAST_COPIES_S = 0.1, 0.1  # --ping: intervalo da linha viva; o que se espera por cópias depois da última
-PAINT_S = 0.2  # quanto se espera que o prompt acabe de ser pintado, para não escrever por cima dele
-STRIP_WIDTH, STRIP_ROWS = 64, 16  # marcas por linha do gráfico, e linhas; além disso cada marca vale por vários
+# ---------------------------------------------------------------------------------------------
+# 1. Wire: um fio que não avisa
+#
+# Em UDP, enviar dá certo mesmo sem ninguém do outro lado. Um socket conectado (connect() não manda
+# nada: só anota o destino, e filtra o que vem de outros) ao menos recebe o aviso ICMP "porta sem
+# dono" (RFC 1122, 4.1.3.3), no próximo send() ou recv(); sem ele, resta esperar e desistir.
 
+# Segundos: no Windows, o Ctrl+C só é visto entre duas esperas.
+WAKE_S = 1.0
+# Bytes de um datagrama: 65535 menos os 8 do UDP (e, em IPv4, os 20 do IP): RFC 768 e 791.
+MAX_PAYLOAD = {
+    socket.AF_INET: 65507,
+    socket.AF_INET6: 65527,
+}
+# Maior que qualquer datagrama: nada chega cortado, e uma linha que passe disto será recusada.
+ANSWER_SIZE = 65536
+# Bytes pedidos para as filas do kernel: no padrão do macOS (9216) nem cabe um datagrama grande.
+QUEUE_BYTES = 1 << 20
+
+
+def socket_address(host, port):
+    """(família, endereço); um nome que tem IPv4 e IPv6 vale pelo IPv4, como no servidor."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    family, _, _, _, address = min(found, key=lambda item: item[0] != socket.AF_INET)
+    return family, address
+
+
+class Wire:
+    """Um socket UDP conectado ao servidor, e o último erro da rede."""
+
+    def __init__(self, args):
+        self.args = args
+        self.where = f"{args.endereco} porta {args.porta}"
+        # O que a rede disse de errado, como frase; "" se nada.
+        self.trouble = ""
+        try:
+            family, address = socket_address(args.endereco, args.porta)
+        except (OSError, UnicodeError):
+            raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, "
+                          "ou use um endereço: 127.0.0.1") from None
+        try:
+            self.sock = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise Failure(self.explain(error)) from None
+        self.close = self.sock.close
+        try:
+            self.open(address)
+        except OSError as error:
+            self.close()
+            raise Failure(self.explain(error)) from None
+        queue_bytes = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        # Bytes do maior datagrama que sai daqui.
+        self.limit = min(MAX_PAYLOAD[family], queue_bytes)
+
+    def open(self, address):
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            # ENOBUFS onde o sistema recusa em vez de dar o que pode.
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, option, QUEUE_BYTES)
+        self.sock.connect(address)
+        if self.sock.getsockname() == self.sock.getpeername():
+            # O kernel sorteou para nós a porta vazia do destino: falaríamos sozinhos.
+            raise ConnectionRefusedError
+        self.sock.setblocking(False)
+
+    def send(self, data):
+        """Manda um datagrama; Failure se não cabe em um."""
+        if len(data) > self.limit:
+            raise Failure(f"{len(data)} bytes não cabem num datagrama: o limite aqui é "
+                          f"{self.limit}, e nada foi enviado. Para mais que isso, use TCP: "
+                          "./cliente.py")
+        if self.attempt("->", self.sock.send, data) is None:
+            # Pode ser só o aviso do datagrama anterior: nada saiu.
+            self.attempt("->", self.sock.send, data)
+
+    def receive(self, wait_s, *others):
+        """O próximo datagrama; None se passou wait_s (ou WAKE_S), ou há o que ler em `others`."""
+        patience = max(0, min(wait_s, WAKE_S))
+        if self.sock in wait_ready([self.sock, *others], timeout=patience):
+            return self.attempt("<-", self.sock.recv, ANSWER_SIZE)
+        return None
+
+    def attempt(self, arrow, operation, argument):
+        """Chama send ou recv. Um erro da rede fica em trouble: pode passar, e quem chama decide."""
+        result = None
+        try:
+            result = operation(argument)
+        except BlockingIOError:
+            # Fila de saída cheia, ou chegou com a soma de verificação errada: mais um perdido.
+            pass
+        except OSError as error:
+            self.trouble = self.explain(error)
+        if self.args.verbose and result is not None:
+            self.trace(arrow, argument if arrow == "->" else result)
+        return result
+
+    def trace(self, arrow, data):
+        text = escape(bytes(data[:60]).decode("utf-8", "replace"))
+        print(f"{arrow} {self.where} {len(data)} B {text}", file=sys.stderr, flush=True)
+
+    def explain(self, error):
+        """O que dizer de um erro da rede (ConnectionError é o aviso ICMP de porta sem dono)."""
+        if isinstance(error, ConnectionError):
+            mode = " --modo chat" * bool(self.args.apelido)
+            return (f"ninguém escuta em {self.where}: o datagrama saiu mesmo assim, e o que voltou "
+                    "foi o aviso ICMP de porta sem dono. Em TCP o connect() já teria sido "
+                    "recusado, antes de qualquer dado. Confira a porta, ou suba o servidor: "
+                    f"./servidor_udp.py {self.args.endereco} {self.args.porta}{mode}")
+        hint = {
+            errno.EMSGSIZE: "tente um datagrama menor",
+            errno.EACCES: "é um endereço de difusão?",
+            errno.EPERM: "um firewall não deixa?",
+        }.get(error.errno, "confira o endereço e a rede: ip route")
+        return f"não foi possível falar com {self.where} ({reason(error)}): {hint}"
+
+    def silence(self):
+        """O que dizer quando nada voltou: em UDP, a causa ninguém conta."""
+        hint = f"--tentativas {5 * self.args.tentativas}"
+        if self.args.ping:
+            hint = f"--espera {5 * self.args.espera:g}"
+        tries = "1 tentativa"
+        if self.args.tentativas > 1:
+            tries = f"{self.args.tentativas} tentativas"
+        return (f"sem resposta de {self.where} em {self.args.espera:g} s, em {tries}. "
+                "O datagrama saiu, mas em UDP ninguém avisa o que se perde: a pergunta, a "
+                "resposta, ou um firewall no caminho; o TCP teria retransmitido sozinho. "
+                f"Tente: {hint}")
+
+
+# ---------------------------------------------------------------------------------------------
+# 2. ask: perguntar, e ter por onde desistir
+#
+# Quem só espera fica para sempre com o que se perdeu. Cada pergunta tem um prazo e um número de
+# tentativas, e sai de um socket novo, de outra porta: a resposta atrasada da anterior não acha dono
+# (como no DNS, RFC 5452). Uma sala pede antes uma prova de endereço: responde-se sozinho a ela.
+
+# Vezes que se responde a pedidos de código por pergunta: um servidor torto não nos faz girar.
+MAX_PROOFS = 3
+# Bytes do /entrar: a sala não devolve mais do que recebe, e assim a frase inteira cabe.
+HELLO_SIZE = 64
+
+# --- bloco comum: udp ---
+# O que manda à sala quem ainda não entrou nela.
+ENTER = b"/entrar"
+# Letras: com o fim de linha, o código cabe na resposta a "/entrar" com o seu.
+CODE_SIZE = 7
+INVITE = "* seu código é {}: mande-o de volta para entrar na sala\n"
+HINTS = [text.encode() for text in (
+    "* quem é você? digite /entrar\n",
+    "digite /entrar\n",
+    "?\n",
+    "?",
+)]
+# --- fim do bloco comum: udp ---
+
+
+def proof(answer: bytes, line: bytes):
+    """O que responder a uma sala que pede prova de endereço, para então dizer `line`.
+
+    None se ela não pede nada.
+    """
+    if answer in HINTS:
+        return ENTER.ljust(HELLO_SIZE)
+    head, tail = INVITE.encode().split(b"{}")
+    code = answer[len(head):][:CODE_SIZE]
+    if answer == head + code + tail and len(code) == CODE_SIZE:
+        return code + b" " + line
+    return None
+
+
+def ask(args, question):
+    """Manda a pergunta e mostra a resposta; devolve 0, ou 1 se ela não veio.
+
+    Failure a um erro da rede.
+    """
+    with contextlib.closing(Wire(args)) as wire:
+        for left in reversed(range(args.tentativas)):
+            answer = exchange(wire, question, hurry=left == 0)
+            if answer is not None:
+                print("\n".join(readable(answer)), flush=True)
+                return 0
+        if wire.trouble:
+            raise Failure(wire.trouble)
+        return complain(wire.silence())
+
+
+def exchange(wire, question, hurry):
+    """Uma tentativa: a resposta, ou None. Se é uma sala, entra, pergunta e sai.
+
+    hurry: a um erro da rede desiste na hora; senão, gasta a espera toda: o Wi-Fi pode voltar.
+    """
+    deadline = time.monotonic() + wire.args.espera
+    proofs = 0
+    wire.trouble = ""
+    wire.send(question)
+    while time.monotonic() < deadline and not (hurry and wire.trouble):
+        answer = wire.receive(deadline - time.monotonic())
+        if answer is None:
+            continue
+        reply = None
+        if answer != question and proofs < MAX_PROOFS:
+            reply = proof(answer, question)
+        if reply is None:
+            if proofs:
+                wire.send(b"/sair")
+            return answer
+        proofs += 1
+        wire.send(reply)
+    return None
+
+
+def readable(data: bytes) -> list:
+    """As linhas de um datagrama, prontas para o terminal."""
+    text = data.decode("utf-8", "replace")
+    if text.endswith("\n"):
+        text = text[:-1]
+    return [escape(line) for line in text.split("\n")]
+
+
+# ---------------------------------------------------------------------------------------------
+# 3. Tally: quanto se perde, se dobra, se atrasa
+#
+# Um datagrama pode não chegar, chegar duas vezes, ou depois do seguinte, e quem só conta respostas
+# não vê a diferença. Cada um leva um número e um sorteio desta execução: um eco atrasado não passa
+# por fresco, e um eco de outra execução não passa por nosso.
+
+# Segundos entre duas atualizações da linha viva; e o que se espera por cópias depois da última.
+LIVE_S = 0.1
+LAST_COPIES_S = 0.1
+# Marcas por linha do gráfico, e linhas dele; além disso, cada marca vale por vários.
+STRIP_WIDTH = 64
+STRIP_ROWS = 16
+
+# "PING", sorteio, número.
+PING = struct.Struct("!4sII")
+PING_FILL = bytes(range(256))
+
+
+def encode_ping(session: int, seq: int, size: int) -> bytes:
+    """O datagrama número `seq` (32 bits) da execução `session`, com `size` bytes (12 ou mais)."""
+    fill = PING_FILL * (size // 256 + 1)
+    return PING.pack(b"PING", session, seq) + fill[:size - PING.size]
+
+
+def decode_ping(data: bytes, session: int, size: int) -> int:
+    """O número de um eco, ou -1 se ele não é exatamente um dos datagramas desta execução."""
+    seq = PING.unpack_from(data.ljust(PING.size))[2]
+    if data == encode_ping(session, seq, size):
+        return seq
+    return -1
+
+
+class Tally:
+    """As contas de um --ping: recebe números e instantes, não conhece sockets nem relógios."""
+
+    def __init__(self, patience_s):
+        # Segundos depois dos quais uma resposta é atrasada.
+        self.patience_s = patience_s
+        # Quando saiu cada datagrama, na ordem dos números.
+        self.left_at = []
+        # Número -> segundos de ida e volta.
+        self.trips = {}
+        self.duplicates = 0
+        self.reordered = 0
+        # Nem são desta execução, ou nem saíram ainda.
+        self.strange = 0
+        self.newest = 0
+
+    def answered(self, seq, now):
+        if not 0 <= seq < len(self.left_at):
+            self.strange += 1
+        elif seq in self.trips:
+            self.duplicates += 1
+        else:
+            self.trips[seq] = now - self.left_at[seq]
+            self.reordered += seq < self.newest
+            self.newest = max(seq, self.newest)
+
+    def on_time(self):
+        return sorted(trip for trip in self.trips.values() if trip <= self.patience_s)
+
+    def lost(self):
+        return len(self.left_at) - len(self.trips)
+
+    def marks(self) -> str:
+        """Uma letra por datagrama enviado: . respondido, a atrasado, x perdido."""
+        return "".join(map(self.mark, range(len(self.left_at))))
+
+    def mark(self, seq):
+        if seq not in self.trips:
+            return "x"
+        if self.trips[seq] > self.patience_s:
+            return "a"
+        return "."
+
+
+def percentile(ordered: list, percent: float) -> float:
+    """O menor valor da lista em ordem que não é menor que `percent` por cento dela."""
+    place = math.ceil(len(ordered) * percent / 100)
+    return ordered[max(0, place - 1)]
+
+
+def strip_chart(marks: str) -> list:
+    """As linhas do gráfico, com o número do primeiro datagrama de cada.
+
+    Se as marcas não cabem, cada uma vale pela pior de um grupo.
+    """
+    group = math.ceil(len(marks) / (STRIP_WIDTH * STRIP_ROWS)) or 1
+    groups = [marks[i:i + group] for i in range(0, len(marks), group)]
+    worst = "".join(max(group, key=".ax".index) for group in groups)
+    rows = []
+    for start in range(0, len(worst), STRIP_WIDTH):
+        rows.append(f"{start * group + 1:>7} {worst[start:start + STRIP_WIDTH]}")
+    key = " " * 8 + ". respondido   a atrasado   x perdido"
+    if group > 1:
+        key += f"   (o pior de cada {group})"
+    return [*rows, key]
+
+
+def report(tally: Tally) -> list:
+    """O resumo de um --ping, linha por linha."""
+    count = len(tally.left_at)
+    trips = tally.on_time()
+    lost = tally.lost()
+    percent = 100 * lost / max(1, count)
+    lines = [
+        f"{count} enviados: {len(trips)} respondidos, {count - lost - len(trips)} atrasados, "
+        f"{lost} perdidos ({percent:.1f}%)",
+        f"{tally.duplicates} em dobro, {tally.reordered} fora de ordem, {tally.strange} estranhos",
+    ]
+    if trips:
+        low, middle, p99, high = [1000 * percentile(trips, at) for at in (0, 50, 99, 100)]
+        lines.append(f"ida e volta: mínimo {low:.3f}  mediana {middle:.3f}  p99 {p99:.3f}  "
+                     f"máximo {high:.3f} ms")
+    return lines + strip_chart(tally.marks())
+
+
+def ping(args):
+    """Manda --ping datagramas numerados e conta o que volta; Failure se nada voltou."""
+    tally = Tally(args.espera)
+    with contextlib.closing(Wire(args)) as wire:
+        if args.tamanho > wire.limit:
+            raise Failure(f"{args.tamanho} bytes não cabem num datagrama: "
+                          f"o limite aqui é {wire.limit}")
+        try:
+            run_ping(wire, args, tally)
+        finally:
+            # Com Ctrl+C também há o que contar.
+            show_live("")
+            print(f"{wire.where}, {args.tamanho} bytes", *report(tally), sep="\n", flush=True)
+        if not tally.trips:
+            raise Failure(wire.trouble or wire.silence())
+
+
+def run_ping(wire, args, tally):
+    """A cada intervalo sai um, e entre um e outro se escuta; no fim, até voltarem, ou o prazo."""
+    session = secrets.randbits(32)
+    next_at = time.monotonic()
+    next_live = 0.0
+    finish = math.inf
+    while time.monotonic() < finish:
+        now = time.monotonic()
+        if len(tally.left_at) < args.ping and now >= next_at:
+            # O relógio mais fino; só para medir.
+            tally.left_at.append(time.perf_counter())
+            wire.send(encode_ping(session, len(tally.left_at) - 1, args.tamanho))
+            # Depois de uma tampa fechada, recupera-se um segundo de envios, e não a hora toda.
+            next_at = max(next_at, now - WAKE_S) + args.intervalo / 1000
+            if len(tally.left_at) == args.ping:
+                finish = now + args.espera
+        wake_at = next_at
+        if finish < math.inf:
+            wake_at = finish
+        data = wire.receive(wake_at - now)
+        if data is not None:
+            # Se havia um erro, era passageiro.
+            wire.trouble = ""
+            seq = decode_ping(data, session, args.tamanho)
+            tally.answered(seq, time.perf_counter())
+            if not tally.lost() and finish < math.inf:
+                finish = min(finish, time.monotonic() + LAST_COPIES_S)
+        if now >= next_live:
+            next_live = now + LIVE_S
+            show_live(f"{len(tally.left_at)}/{args.ping} enviados, "
+                      f"{len(tally.trips)} respondidos  {wire.trouble}")
+
+
+def show_live(text):
+    """A linha viva do --ping: só num terminal, e de uma linha dele não passa."""
+    if is_terminal(sys.stderr):
+        width = os.get_terminal_size(2).columns or 80
+        print(f"\r\x1b[K{text[:width - 1]}", end="", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# 4. Conversation: o teclado e a rede ao mesmo tempo
+#
+# Numa sala o que chega não é resposta a nada: quem só ouve depois de falar perde a conversa. Um
+# select() espera pelos dois, o teclado lido por uma thread. Sem conexão, a sala esquece quem se
+# cala, e o roteador do caminho também (uns 30 s, RFC 4787, 4.3): um datagrama vazio os lembra.
+
+# Linhas lidas antes da hora de enviar.
+QUEUE_LINES = 64
+# Perguntas que ainda podem receber resposta, em dia ou atrasada.
+REMEMBERED = 32
+# Segundos entre dois datagramas vazios, de quem está numa sala calado.
+KEEPALIVE_S = 15
+
+# Onde a conversa está: fora de qualquer sala (ou num eco), dentro de uma, ou de saída.
+OUTSIDE = "fora"
+MEMBER = "dentro"
+LEAVING = "de saída"
+
+# --- bloco comum: tela ---
+PROMPT = "> "
+# Segundos que se espera o prompt acabar de ser pintado, para não escrever por cima dele.
+PAINT_S = 0.2
+# Colunas entre duas paradas de tabulação.
+TAB = 8
+# O que não ocupa lugar: acentos que se combinam com a letra, e formatação.
+WIDTHLESS = ("Mn", "Me", "Cf")
+
+
+def is_terminal(stream):
+    return stream.isatty()
+
+
+def columns(text: str, width: int) -> int:
+    """Colunas que `text` ocupa num terminal de `width`, a partir do começo de uma linha dele."""
+    used = 0
+    for char in text:
+        size = 1
+        if char == "\t":
+            size = TAB - used % width % TAB
+        elif unicodedata.category(char) in WIDTHLESS:
+            size = 0
+        elif unicodedata.category(char) == "Cc":
+            # O readline mostra um Ctrl+A como ^A.
+            size = 2
+        elif unicodedata.east_asian_width(char) in "FW":
+            size = 2
+            # O que não cabe no fim da linha desce inteiro, e deixa lá uma coluna vazia.
+            used += used % width == width - 1
+        used += size
+    return used
+
+
+class Screen:
+    """Teclado e tela: uma linha sendo digitada, e o que chega aparece acima dela sem rasgá-la."""
+
+    def __init__(self):
+        # O que se digita segue como veio, seja qual for a codificação.
+        sys.stdin.reconfigure(errors="surrogateescape")
+        # Está-se no meio de uma linha?
+        self.typing = False
+        # O prompt já está inteiro na tela?
+        self.painted = threading.Event()
+        # O começo de uma linha que ainda está chegando, já mostrado.
+        self.unfinished = ""
+        # Um terminal que não apaga (TERM=dumb, o de um editor): só se acrescenta a ele.
+        self.dumb = os.environ.get("TERM", "dumb") == "dumb" and os.name == "posix"
+        # A conversa acabou: a linha em edição já não se redesenha.
+        self.over = False
+        # Como o terminal estava, para o devolver assim.
+        self.mode = None
+        if termios:
+            self.mode = termios.tcgetattr(0)
+        # Nem toda libedit tem este aviso: sem ele, espera-se um pouco, uma vez por linha.
+        if hasattr(readline, "set_pre_input_hook"):
+            readline.set_pre_input_hook(self.painted.set)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        """Sair com a outra thread dentro do readline deixaria o terminal sem eco."""
+        if self.mode:
+            # Sem esperar que se leia o que já foi escrito: pode estar parado (Ctrl+S).
+            termios.tcsetattr(0, termios.TCSANOW, self.mode)
+        if kind is KeyboardInterrupt and wait_ready(writers=[1], timeout=0):
+            # O prompt do shell não fica grudado ao ^C.
+            os.write(1, b"\n")
+
+    def lines(self):
+        """Linhas digitadas, em bytes, sem o fim delas; Ctrl+D termina."""
+        while True:
+            self.painted.clear()
+            self.unfinished = ""
+            self.typing = True
+            try:
+                line = self.read_line()
+            except EOFError:
+                print(flush=True)
+                return
+            finally:
+                self.typing = False
+            yield line.encode("utf-8", "surrogateescape")
+
+    def read_line(self):
+        """input(), que sem o readline poria o prompt em stderr."""
+        if readline:
+            return input(PROMPT)
+        print(PROMPT, end="", flush=True)
+        self.painted.set()
+        return input()
+
+    def edited(self):
+        """A linha em edição, com o prompt."""
+        if readline:
+            return PROMPT + readline.get_line_buffer()
+        return PROMPT
+
+    def show(self, text):
+        """Apaga a linha em edição, mostra o que chegou e redesenha a linha como estava.
+
+        Simplificação: o cursor volta ao fim dela, ainda que estivesse no meio.
+        """
+        if not self.typing:
+            print(text, end="", flush=True)
+            return
+        self.painted.wait(PAINT_S)
+        self.painted.set()
+        # Perguntado ao terminal: a variável COLUMNS pode ser de outra janela. Há os que dizem 0.
+        width = os.get_terminal_size(1).columns or 80
+        line = self.edited()
+        rows = columns(line, width) // width + bool(self.unfinished)
+        # Uma linha que chega aos pedaços se junta de novo.
+        text = self.unfinished + text
+        last = text[text.rfind("\n") + 1:]
+        self.unfinished = ""
+        if columns(last, width) < width:
+            self.unfinished = last
+        if columns(line, width) % width == 0:
+            # Na última coluna o cursor não desce sozinho.
+            line += " \r"
+        if self.over:
+            line = ""
+        erase = "\r" + "\x1b[A" * rows + "\x1b[J"
+        if self.dumb:
+            erase = "\n"
+            self.unfinished = ""
+        print(erase + text + "\n" * bool(last) + line, end="", flush=True)
+# --- fim do bloco comum: tela ---
+
+class Keyboard:
+    """Lê a entrada numa thread: o select() do Windows só aceita sockets. Avisa por um par."""
+
+    def __init__(self, screen):
+        # A entrada pode ter sido aberta só para escrever (0>/dev/null): ler nada dela já o mostra.
+        try:
+            if not is_terminal(sys.stdin):
+                os.read(sys.stdin.fileno(), 0)
+        except OSError as error:
+            raise Failure(f"não consigo ler a entrada: {reason(error)}") from None
+        # Screen, se se digita num terminal; ou None.
+        self.screen = screen
+        self.lines = queue.Queue(QUEUE_LINES)
+        self.wake_r, self.wake_w = socket.socketpair()
+        # É o que o select() pergunta.
+        self.fileno = self.wake_r.fileno
+
+    def start(self):
+        """Só dentro do with: um Ctrl+C antes da hora acha o close()."""
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        source = self.screen.lines() if self.screen else piped_lines()
+        try:
+            for line in source:
+                self.put(line)
+            self.put(None)
+        except OSError as error:
+            self.put(Failure(f"não consigo ler a entrada: {reason(error)}"))
+
+    def put(self, item):
+        self.lines.put(item)
+        # O programa pode estar acabando, e já ter fechado o par.
+        with contextlib.suppress(OSError):
+            self.wake_w.send(b"!")
+
+    def get(self):
+        """Espera e devolve a próxima linha (bytes), ou None no fim; Failure se não se deixa ler."""
+        while not wait_ready([self], timeout=WAKE_S):
+            pass
+        self.wake_r.recv(1)
+        item = self.lines.get()
+        if isinstance(item, Failure):
+            raise item
+        return item
+
+    def close(self):
+        self.wake_r.close()
+        self.wake_w.close()
+
+
+def piped_lines():
+    """As linhas da entrada, sem o fim delas; uma sem fim vem aos pedaços, e não cresce."""
+    fd = sys.stdin.fileno()
+    pending = b""
+    while True:
+        # os.read(): uma thread parada no buffer do Python atrapalharia a saída.
+        chunk = os.read(fd, ANSWER_SIZE)
+        *lines, pending = (pending + chunk).split(b"\n")
+        yield from lines
+        if pending and (not chunk or len(pending) >= ANSWER_SIZE):
+            yield pending
+            pending = b""
+        if not chunk:
+            return
+
+
+class Conversation:
+    """As perguntas à espera de resposta, e em que pé está a conversa."""
+
+    def __init__(self, wire, keyboard, args):
+        self.wire = wire
+        self.keyboard = keyboard
+        self.args = args
+        # Estado de saída: 1, se num cano faltou uma resposta.
+        self.status = 0
+        self.state = OUTSIDE
+        # Perguntas: data, sent_at, deadline, tries e late (o prazo de todas as tentativas passou).
+        self.waiting = collections.deque(maxlen=REMEMBERED)
+        # A última linha dita, e quantos pedidos de código ela já custou.
+        self.last = b""
+        self.proofs = 0
+        # O código com que se entrou: se o roteador nos muda a porta, é ele que devolve o apelido.
+        self.code = b""
+        self.keepalive_at = math.inf
+
+    def run(self):
+        if self.args.apelido:
+            self.say(ENTER.ljust(HELLO_SIZE))
+        while self.state != LEAVING or self.in_time():
+            deadlines = [self.keepalive_at, *(question.deadline for question in self.in_time())]
+            others = [] if self.state == LEAVING else [self.keyboard]
+            data = self.wire.receive(min(deadlines) - time.monotonic(), *others)
+            if data is not None:
+                self.hear(data)
+            # Mesmo que a rede não pare de falar, o teclado é ouvido.
+            if self.state != LEAVING and wait_ready([self.keyboard], timeout=0):
+                self.obey(self.keyboard.get())
+            self.check_deadlines()
+            if self.wire.trouble:
+                self.waiting.clear()
+                self.warn(self.wire.trouble)
+                self.wire.trouble = ""
+        return self.status
+
+    def in_time(self):
+        """As perguntas que ainda podem ter resposta em dia."""
+        return [question for question in self.waiting if not question.late]
+
+    def close(self):
+        # Ctrl+C: sem um adeus, a sala só nos esqueceria dali a dois minutos.
+        if self.state == MEMBER:
+            self.wire.send(b"/sair")
+
+    def obey(self, line):
+        """Uma linha do teclado; None é o Ctrl+D, que numa sala quer dizer /sair."""
+        if line is None and self.state == MEMBER:
+            line = b"/sair"
+        if line is None:
+            self.leave()
+            return
+        if self.state == MEMBER and line.strip() == b"/sair":
+            self.leave()
+        if len(line) > self.wire.limit:
+            self.warn(f"{len(line)} bytes não cabem num datagrama: "
+                      f"o limite aqui é {self.wire.limit}")
+        else:
+            self.say(line)
+
+    def leave(self):
+        self.state = LEAVING
+        if self.keyboard.screen:
+            self.keyboard.screen.over = True
+
+    def say(self, line):
+        now = time.monotonic()
+        self.last = line
+        self.proofs = 0
+        self.waiting.append(types.SimpleNamespace(
+            data=line,
+            sent_at=now,
+            deadline=now + self.args.espera,
+            tries=self.args.tentativas,
+            late=False,
+        ))
+        self.send(line)
+
+    def send(self, data):
+        self.wire.send(data)
+        if self.state == MEMBER:
+            self.keepalive_at = time.monotonic() + KEEPALIVE_S
+
+    def hear(self, data):
+        """Mostra o que chegou e desconta a pergunta a que responde; a um pedido de código, responde."""
+        echo, note = self.settle(data)
+        answer = None
+        if not echo and data != self.last:
+            answer = proof(data, self.greeting() or self.last)
+        if answer is None or self.proofs >= MAX_PROOFS:
+            self.show(readable(data), note)
+            return
+        self.proofs += 1
+        entering = not answer.startswith(ENTER)
+        if entering and self.state == OUTSIDE:
+            self.state = MEMBER
+        self.send(answer)
+        if not entering or not self.args.apelido:
+            return
+        self.code = answer[:CODE_SIZE]
+        if not self.last.startswith(ENTER):
+            # A sala nos tinha esquecido: entrou outra vez, e agora diz o que ia dizer.
+            self.send(self.last)
+
+    def greeting(self):
+        """O que se diz ao entrar com --apelido; o código da vez anterior prova que ele é nosso."""
+        if not self.args.apelido:
+            return b""
+        words = [b"/nick", self.args.apelido.encode("utf-8", "replace"), self.code]
+        return b" ".join(word for word in words if word)
+
+    def settle(self, data):
+        """Tira da espera o que `data` responde; devolve se é um eco, e uma nota se pode ser velho.
+
+        Um eco é igual à pergunta, e só a ela responde. Outra coisa qualquer (a sala, uma pessoa com
+        nc) não diz a que responde, mas mostra que há alguém lá.
+        """
+        same = [question for question in self.waiting if question.data == data]
+        late = [question for question in same if question.late]
+        settled = same[:1]
+        if late:
+            settled = same
+        elif not same:
+            settled = self.in_time()
+        for question in settled:
+            self.waiting.remove(question)
+        if not late:
+            return same, ""
+        age = f"{time.monotonic() - late[0].sent_at:.1f} s"
+        if late == same:
+            return same, f"  (atrasada: {age})"
+        return same, f"  (esta, ou a atrasada de {age}: são iguais)"
+
+    def check_deadlines(self):
+        now = time.monotonic()
+        if now >= self.keepalive_at:
+            self.send(b"")
+        for question in self.in_time():
+            if question.deadline > now:
+                continue
+            question.tries -= 1
+            question.late = question.tries == 0
+            question.deadline = now + self.args.espera
+            if question.late:
+                self.warn(self.wire.silence())
+            else:
+                self.send(question.data)
+
+    def warn(self, text):
+        """O que não veio da rede: num terminal, acima da linha digitada; senão, um erro."""
+        if self.keyboard.screen:
+            self.show([f"({text})"])
+        else:
+            self.status = complain(text)
+
+    def show(self, lines, note=""):
+        text = "\n".join(lines) + note
+        if self.keyboard.screen:
+            self.keyboard.screen.show(text + "\n")
+        else:
+            print(text, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# Em volta: a casa e a linha de comando
 
 # --- bloco comum: casa ---
 VERSION = "1.0"
@@ -288,487 +1070,103 @@ port_number = number(int, 0, 65535, "uma porta")
 # --- fim do bloco comum: endereço ---
 
 
-# --- bloco comum: udp ---
-# O que manda à sala quem ainda não entrou nela.
-ENTER = b"/entrar"
-# Letras: com o fim de linha, o código cabe na resposta a "/entrar" com o seu.
-CODE_SIZE = 7
-INVITE = "* seu código é {}: mande-o de volta para entrar na sala\n"
-HINTS = [text.encode() for text in (
-    "* quem é você? digite /entrar\n",
-    "digite /entrar\n",
-    "?\n",
-    "?",
-)]
-# --- fim do bloco comum: udp ---
-
-MAX_PAYLOAD = {socket.AF_INET: 65507, socket.AF_INET6: 65527}  # 65535 - 8 do UDP (e - 20 do IPv4): RFC 768 e 791
-
-
-def socket_address(host, port):
-    """(família, endereço) de host e porta; um nome que tem IPv4 e IPv6 vale pelo IPv4, e os dois lados combinam."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    return min(((family, address) for family, *_, address in found), key=lambda item: item[0] != socket.AF_INET)
-
-
-# Protocolo: bytes entram, bytes saem.
-
-PING, PING_FILL = struct.Struct("!4sII"), bytes(range(256))
-
-
-def encode_ping(session: int, seq: int, size: int) -> bytes:
-    """O datagrama número `seq` (32 bits) da execução `session`, com `size` bytes (12 ou mais)."""
-    return PING.pack(b"PING", session, seq) + (PING_FILL * (size // 256 + 1))[:size - PING.size]
-
-
-def decode_ping(data: bytes, session: int, size: int) -> int:
-    """O número de um eco, ou -1 se ele não é exatamente um dos datagramas desta execução."""
-    seq = PING.unpack_from(data.ljust(PING.size))[2]
-    return seq if data == encode_ping(session, seq, size) else -1
-
-
-def proof(answer: bytes, line: bytes):
-    """O que responder a uma sala que pede prova de endereço, para então dizer `line`; None se ela não pede nada."""
-    head, tail = INVITE.encode().split(b"{}")
-    if answer in HINTS:
-        return ENTER.ljust(HELLO_SIZE)
-    if answer.startswith(head) and answer.endswith(tail) and len(answer) == len(head) + CODE_SIZE + len(tail):
-        return answer[len(head):][:CODE_SIZE] + b" " + line
-    return None
-
-
-class Tally:
-    """As contas de um --ping: recebe números e instantes, não conhece sockets nem relógios."""
-
-    def __init__(self, patience_s):
-        self.patience_s, self.left_at, self.trips = patience_s, [], {}  # trips: número -> segundos de ida e volta
-        self.duplicates = self.reordered = self.strange = self.newest = 0
-
-    def answered(self, seq, now):
-        if not 0 <= seq < len(self.left_at):
-            self.strange += 1  # nem é desta execução, ou nem saiu ainda
-        elif seq in self.trips:
-            self.duplicates += 1
-        else:
-            self.trips[seq] = now - self.left_at[seq]
-            self.reordered += seq < self.newest
-            self.newest = max(seq, self.newest)
-
-    def on_time(self):
-        return sorted(trip for trip in self.trips.values() if trip <= self.patience_s)
-
-    def lost(self):
-        return len(self.left_at) - len(self.trips)
-
-    def marks(self) -> str:
-        """Uma letra por datagrama enviado: . respondido, a atrasado, x perdido."""
-        trips = [self.trips.get(seq, math.inf) for seq in range(len(self.left_at))]
-        return "".join("x" if trip == math.inf else "a" if trip > self.patience_s else "." for trip in trips)
-
-
-def percentile(ordered: list, percent: float) -> float:
-    """O menor valor da lista em ordem que não é menor que `percent` por cento dela (nearest rank)."""
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
-
-
-def strip_chart(marks: str) -> list:
-    """As linhas do gráfico, com o número do primeiro datagrama de cada; se não cabem, vale o pior de cada grupo."""
-    group = math.ceil(len(marks) / (STRIP_WIDTH * STRIP_ROWS)) or 1
-    worst = "".join(max(marks[i:i + group], key=".ax".index) for i in range(0, len(marks), group))
-    rows = [f"{i * group + 1:>7} {worst[i:i + STRIP_WIDTH]}" for i in range(0, len(worst), STRIP_WIDTH)]
-    return [*rows, " " * 8 + ". respondido   a atrasado   x perdido" + f"   (o pior de cada {group})" * (group > 1)]
-
-
-def report(tally: Tally) -> list:
-    """O resumo de um --ping, linha por linha."""
-    count, trips, lost = len(tally.left_at), tally.on_time(), tally.lost()
-    lines = [f"{count} enviados: {len(trips)} respondidos, {count - lost - len(trips)} atrasados, {lost} perdidos "
-             f"({100 * lost / max(1, count):.1f}%)",
-             f"{tally.duplicates} em dobro, {tally.reordered} fora de ordem, {tally.strange} estranhos"]
-    if trips:
-        low, middle, p99, high = (1000 * percentile(trips, percent) for percent in (0, 50, 99, 100))
-        lines.append(f"ida e volta: mínimo {low:.3f}  mediana {middle:.3f}  p99 {p99:.3f}  máximo {high:.3f} ms")
-    return lines + strip_chart(tally.marks())
-
-
-class Wire:
-    """Um socket UDP conectado: connect() não manda nada, só fixa o destino e filtra o que vem de outros."""
-
-    def __init__(self, args):
-        self.args, self.where, self.trouble = args, f"{args.endereco} porta {args.porta}", ""  # o último erro da rede
-        try:
-            family, address = socket_address(args.endereco, args.porta)
-        except (OSError, UnicodeError):
-            raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, ou use um endereço: 127.0.0.1")
-        self.sock = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                with contextlib.suppress(OSError):  # ENOBUFS onde o sistema recusa em vez de dar o que pode
-                    self.sock.setsockopt(socket.SOL_SOCKET, option, QUEUE_BYTES)
-            self.sock.connect(address)
-            if self.sock.getsockname() == self.sock.getpeername():
-                raise ConnectionRefusedError  # o kernel sorteou para nós a porta vazia do destino: falaríamos sozinhos
-            self.sock.setblocking(False)
-            self.limit = min(MAX_PAYLOAD[family], self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
-        except OSError as error:
-            self.sock.close()
-            raise Failure(self.explain(error))
-        self.close = self.sock.close
-
-    def send(self, data):
-        """Manda um datagrama; Failure se não cabe em um."""
-        if len(data) > self.limit:
-            raise Failure(f"{len(data)} bytes não cabem num datagrama: o limite aqui é {self.limit}, e nada foi "
-                          "enviado. Para mais que isso, use TCP: ./cliente.py")
-        if self.attempt("->", self.sock.send, data) is None:  # pode ser só o aviso do datagrama anterior: nada saiu
-            self.attempt("->", self.sock.send, data)
-
-    def receive(self, wait_s, *others):
-        """O próximo datagrama, ou None: passou wait_s ou WAKE_S, houve um erro da rede, ou há o que ler em `others`."""
-        ready = select.select([self.sock, *others], [], [], max(0, min(wait_s, WAKE_S)))[0]
-        return self.attempt("<-", self.sock.recv, ANSWER_SIZE) if self.sock in ready else None
-
-    def attempt(self, arrow, operation, argument):
-        """Chama send ou recv. Um erro da rede pode passar (o Wi-Fi volta): fica em trouble, e quem chama decide."""
-        result = None
-        try:
-            result = operation(argument)
-        except BlockingIOError:
-            pass  # fila de saída cheia, ou um datagrama que chegou com a soma de verificação errada: mais um perdido
-        except OSError as error:
-            self.trouble = self.explain(error)
-        if self.args.verbose and result is not None:
-            data = argument if arrow == "->" else result
-            text = escape(bytes(data[:60]).decode("utf-8", "replace"))
-            print(f"{arrow} {self.where} {len(data)} B {text}", file=sys.stderr, flush=True)
-        return result
-
-    def explain(self, error):
-        """O que dizer de um erro da rede (ConnectionError é o aviso ICMP de porta sem dono)."""
-        if isinstance(error, ConnectionError):
-            mode = " --modo chat" if self.args.apelido else ""
-            return (f"ninguém escuta em {self.where}: o datagrama saiu mesmo assim, e o que voltou foi o aviso ICMP de "
-                    "porta sem dono. Em TCP o connect() já teria sido recusado, antes de qualquer dado. Confira a "
-                    f"porta, ou suba o servidor: ./servidor_udp.py {self.args.endereco} {self.args.porta}{mode}")
-        hint = {errno.EMSGSIZE: "tente um datagrama menor", errno.EACCES: "é um endereço de difusão?",
-                errno.EPERM: "um firewall não deixa?"}.get(error.errno, "confira o endereço e a rede: ip route")
-        return f"não foi possível falar com {self.where} ({error.strerror or error}): {hint}"
-
-    def silence(self):
-        hint = f"--espera {5 * self.args.espera:g}" if self.args.ping else f"--tentativas {5 * self.args.tentativas}"
-        return (f"sem resposta de {self.where} em {self.args.espera:g} s, em {self.args.tentativas} tentativa(s). O "
-                "datagrama saiu, mas em UDP ninguém avisa o que se perde: a pergunta, a resposta, ou um firewall no "
-                f"caminho; o TCP teria retransmitido sozinho. Tente: {hint}")
-
-
-# Modo pergunta: --mensagem, ou uma linha da entrada por vez.
-
-def ask(args, question):
-    """Manda a pergunta e mostra a resposta; devolve 0, ou 1 se ela não veio. Failure a um erro da rede.
-    Cada pergunta sai de um socket novo, de outra porta: a resposta atrasada da anterior não acha dono. (Como o DNS.)"""
-    with contextlib.closing(Wire(args)) as wire:
-        for left in reversed(range(args.tentativas)):
-            answer = exchange(wire, question, hurry=left == 0)
-            if answer is not None:
-                print("\n".join(readable(answer)), flush=True)
-                return 0
-        if wire.trouble:
-            raise Failure(wire.trouble)
-        print(f"{os.path.basename(sys.argv[0])}: erro: {wire.silence()}", file=sys.stderr, flush=True)
-    return 1
-
-
-def exchange(wire, question, hurry):
-    """Uma tentativa: a resposta, ou None. Se é uma sala, entra, pergunta e sai.
-    hurry: a um erro da rede desiste na hora; senão, gasta a espera toda: o servidor, ou o Wi-Fi, pode voltar."""
-    deadline, proofs, wire.trouble = time.monotonic() + wire.args.espera, 0, ""
-    wire.send(question)
-    while time.monotonic() < deadline and not (hurry and wire.trouble):
-        answer = wire.receive(deadline - time.monotonic())
-        reply = proof(answer, question) if answer not in (None, question) and proofs < MAX_PROOFS else None
-        if reply is not None:
-            proofs += 1
-            wire.send(reply)
-        elif answer is not None:
-            if proofs:
-                wire.send(b"/sair")
-            return answer
-    return None
-
-
-def readable(data: bytes) -> list:
-    """As linhas de um datagrama, prontas para o terminal."""
-    text = data.decode("utf-8", "replace")
-    return [escape(line) for line in (text[:-1] if text.endswith("\n") else text).split("\n")]
-
-
-# Modo conversa: um socket só, e o teclado e a rede ao mesmo tempo.
-
-def columns(text: str, width: int) -> int:
-    """Quantas colunas `text` ocupa num terminal de largura `width`, do começo de uma linha dele."""
-    used = 0
-    for c in text:  # 日 ocupa duas, e um acento que se junta à letra, nenhuma
-        size = 0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(c) in "WF")
-        used += size + (used % width + size > width)  # o que não cabe no fim da linha desce inteiro
-    return used
-
-
-class Keyboard:
-    """Lê a entrada padrão numa thread (o select() do Windows só aceita sockets) e avisa por um par de sockets."""
-
-    def __init__(self, prompt):
-        try:  # a entrada pode ter sido aberta só para escrever (0>/dev/null): ler nada dela já o mostra
-            if sys.stdin and not os.isatty(0):
-                os.read(0, 0)
-        except OSError as error:
-            raise Failure(f"não consigo ler a entrada: {error.strerror}")
-        self.prompt, self.lines, self.painted = prompt, queue.Queue(QUEUE_LINES), threading.Event()
-        self.wake_r, self.wake_w = socket.socketpair()
-        self.fileno = self.wake_r.fileno  # é o que o select() pergunta
-        self.saved = termios.tcgetattr(0) if termios and os.isatty(0) else None
-        self.start = threading.Thread(target=self.read, daemon=True).start  # só dentro do with: o Ctrl+C acha o close()
-
-    def read(self):
-        for line in itertools.chain(self.typed_lines() if os.isatty(0) else piped_lines(), [None]):
-            self.lines.put(line)
-            with contextlib.suppress(OSError):  # o programa está acabando e já fechou o par
-                self.wake_w.send(b"!")
-
-    def typed_lines(self):
-        sys.stdin.reconfigure(errors="replace")
-        if hasattr(readline, "set_pre_input_hook"):  # nem toda libedit tem
-            readline.set_pre_input_hook(self.painted.set)
-        with contextlib.suppress(EOFError):  # Ctrl+D
-            while True:
-                line = input(self.prompt)
-                self.painted.clear()  # até que o próximo prompt esteja inteiro na tela
-                yield line.encode("utf-8", "replace")
-
-    def get(self):
-        """Espera e devolve a próxima linha (bytes), ou None no fim."""
-        while not select.select([self], [], [], WAKE_S)[0]:
-            pass
-        self.wake_r.recv(1)
-        return self.lines.get()
-
-    def close(self):
-        if self.saved:
-            termios.tcsetattr(0, termios.TCSADRAIN, self.saved)
-        print("\n" * bool(self.prompt), end="", flush=True)
-        self.wake_r.close()
-        self.wake_w.close()
-
-
-def piped_lines():
-    """As linhas da entrada, sem o fim delas; com os.read(), porque uma thread parada nele não atrapalha a saída."""
-    pending, chunk = b"", b"?"
-    while chunk:
-        chunk = os.read(0, ANSWER_SIZE) if sys.stdin else b""  # None: nasceu sem entrada, e 0 é outra coisa
-        *lines, pending = (pending + chunk).split(b"\n")
-        yield from lines
-        if pending and (not chunk or len(pending) >= ANSWER_SIZE):
-            yield pending
-            pending = b""
-
-
-class Conversation:
-    """As perguntas à espera (waiting) guardam data, sent_at, deadline, tries e late: o prazo de todas já passou."""
-
-    def __init__(self, wire, keyboard, args):
-        self.wire, self.keyboard, self.args, self.status = wire, keyboard, args, 0
-        self.waiting = collections.deque(maxlen=REMEMBERED)
-        self.nick = b"/nick " + args.apelido.encode("utf-8", "replace") if args.apelido else None
-        self.last, self.proofs, self.member, self.leaving, self.keepalive_at = b"", 0, False, False, math.inf
-
-    def run(self):
-        if self.nick:
-            self.say(ENTER.ljust(HELLO_SIZE))
-        while not self.leaving or any(not question.late for question in self.waiting):
-            deadlines = [self.keepalive_at, *(question.deadline for question in self.waiting if not question.late)]
-            data = self.wire.receive(min(deadlines) - time.monotonic(), *([] if self.leaving else [self.keyboard]))
-            if data is not None:
-                self.hear(data)
-            if not self.leaving and select.select([self.keyboard], [], [], 0)[0]:  # mesmo que a rede não pare
-                self.obey(self.keyboard.get())
-            self.check_deadlines()
-            if self.wire.trouble:
-                self.waiting.clear()
-                self.warn(self.wire.trouble)
-                self.wire.trouble = ""
-        return self.status
-
-    def close(self):
-        if self.member and not self.leaving:  # Ctrl+C: sem um adeus, a sala só nos esqueceria dali a dois minutos
-            self.wire.send(b"/sair")
-
-    def obey(self, line):
-        """Uma linha do teclado; None é o Ctrl+D, que numa sala quer dizer /sair."""
-        line = b"/sair" if line is None and self.member else line
-        self.leaving = line is None or self.member and line.strip() == b"/sair"
-        if line is not None and len(line) > self.wire.limit:
-            self.warn(f"{len(line)} bytes não cabem num datagrama: o limite aqui é {self.wire.limit}")
-        elif line is not None:
-            self.say(line)
-
-    def say(self, line):
-        self.last, self.proofs, now = line, 0, time.monotonic()
-        self.waiting.append(types.SimpleNamespace(data=line, sent_at=now, deadline=now + self.args.espera,
-                                                  tries=self.args.tentativas, late=False))
-        self.send(line)
-
-    def send(self, data):
-        self.wire.send(data)
-        if self.member:
-            self.keepalive_at = time.monotonic() + KEEPALIVE_S
-
-    def hear(self, data):
-        """Mostra o que chegou, e desconta a pergunta a que responde; a um pedido de código, responde sozinho."""
-        echo, note = self.settle(data)
-        answer = None if echo or data == self.last else proof(data, self.nick or self.last)
-        if answer is None or self.proofs >= MAX_PROOFS:
-            return self.show(readable(data), note)
-        self.proofs += 1
-        self.member = self.member or not answer.startswith(ENTER)
-        self.send(answer)
-        if self.nick and not answer.startswith(ENTER) and not self.last.startswith(ENTER):
-            self.send(self.last)  # a sala nos tinha esquecido: entrou outra vez, e agora diz o que ia dizer
-
-    def settle(self, data):
-        """Tira da espera o que `data` responde; devolve se é um eco, e uma nota se pode responder a pergunta velha.
-        Um eco é igual à pergunta, e só a ela responde. Outra coisa qualquer (a sala, uma pessoa com nc) não diz a que
-        responde, mas mostra que há alguém lá."""
-        same = [question for question in self.waiting if question.data == data]
-        late = [question for question in same if question.late]
-        settled = late and same or same[:1] or [question for question in self.waiting if not question.late]
-        for question in settled:
-            self.waiting.remove(question)
-        if not late:
-            return same, ""
-        age = f"{time.monotonic() - late[0].sent_at:.1f} s"
-        return same, f"  (atrasada: {age})" if late == same else f"  (esta, ou a atrasada de {age}: são iguais)"
-
-    def check_deadlines(self):
-        now = time.monotonic()
-        if now >= self.keepalive_at:
-            self.send(b"")
-        for question in [question for question in self.waiting if not question.late and question.deadline <= now]:
-            question.tries -= 1
-            question.late = question.tries == 0
-            question.deadline = now + self.args.espera
-            if question.late:
-                self.warn(self.wire.silence())
-            else:
-                self.send(question.data)
-
-    def warn(self, text):
-        """O que não veio da rede: num terminal, acima da linha digitada; senão em stderr, e o estado de saída é 1."""
-        if self.keyboard.prompt:
-            return self.show([f"({text})"])
-        self.status = 1
-        return print(f"{os.path.basename(sys.argv[0])}: erro: {text}", file=sys.stderr, flush=True)
-
-    def show(self, lines, note=""):
-        """Escreve acima da linha que está sendo digitada, e a redesenha. Simplificação: com o cursor no fim dela."""
-        text = "\n".join(lines) + note
-        if not self.keyboard.prompt:
-            return print(text, flush=True)
-        if hasattr(readline, "set_pre_input_hook"):  # senão ninguém avisa que ele está pronto
-            self.keyboard.painted.wait(PAINT_S)
-        line = self.keyboard.prompt + (readline.get_line_buffer() if readline else "")
-        width = os.get_terminal_size(1).columns or 80  # há terminais que se dizem com 0 colunas
-        rows, rest = divmod(columns(line, width), width)  # a linha digitada pode ocupar várias do terminal
-        line += " \r" * (rest == 0)  # na última coluna o cursor não desce sozinho
-        return print("\r" + "\x1b[A" * rows + f"\x1b[J{text}\n" + line * (not self.leaving), end="", flush=True)
-
-
-# Modo medida: --ping.
-
-def ping(args):
-    """Manda --ping datagramas numerados e conta o que volta; Failure se nada voltou."""
-    tally = Tally(args.espera)
-    with contextlib.closing(Wire(args)) as wire:
-        if args.tamanho > wire.limit:
-            raise Failure(f"{args.tamanho} bytes não cabem num datagrama: o limite aqui é {wire.limit}")
-        try:
-            run_ping(wire, args, tally)
-        finally:  # com Ctrl+C também há o que contar
-            live()
-            print(f"{wire.where}, {args.tamanho} bytes", *report(tally), sep="\n", flush=True)
-        if not tally.trips:
-            raise Failure(wire.trouble or wire.silence())
-
-
-def run_ping(wire, args, tally):
-    """O laço: a cada intervalo sai um, e entre um e outro se escuta; no fim, até voltarem todos ou acabar a espera."""
-    session, next_at, next_live, finish = secrets.randbits(32), time.monotonic(), 0.0, math.inf
-    while time.monotonic() < finish:
-        now = time.monotonic()
-        if len(tally.left_at) < args.ping and now >= next_at:
-            tally.left_at.append(time.perf_counter())  # o relógio mais fino; só para medir
-            wire.send(encode_ping(session, len(tally.left_at) - 1, args.tamanho))
-            next_at = max(next_at, now - WAKE_S) + args.intervalo / 1000
-            finish = math.inf if len(tally.left_at) < args.ping else now + args.espera
-        data = wire.receive((next_at if finish == math.inf else finish) - now)
-        if data is not None:
-            wire.trouble = ""  # era passageiro
-            tally.answered(decode_ping(data, session, args.tamanho), time.perf_counter())
-            if not tally.lost() and finish < math.inf:
-                finish = min(finish, time.monotonic() + LAST_COPIES_S)
-        if now >= next_live:
-            next_live = now + LIVE_S
-            live(f"{len(tally.left_at)}/{args.ping} enviados, {len(tally.trips)} respondidos  {wire.trouble}")
-
-
-def live(text=""):
-    """A linha viva do --ping: só num terminal, e de uma linha dele não passa."""
-    if sys.stderr and sys.stderr.isatty():
-        print(f"\r\x1b[K{text[:(os.get_terminal_size(2).columns or 80) - 1]}", end="", file=sys.stderr, flush=True)
+# --- bloco comum: apelido ---
+# Caracteres de um apelido.
+NICK_LIMIT = 20
+# Ocupam lugar e não se veem, ou nem lugar ocupam: braile vazio, preenchimentos do hangul, seletores
+# de variação.
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164"
+                       "\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+# Querem dizer outra coisa numa linha de IRC (RFC 2812, 2.3.1), ou na da sala: canal, destino...
+RESERVED = re.compile(r"[!@:,*?#&+~%$<>]|^/")
+
+
+def nick_key(nick: str) -> str:
+    """O que se compara: "Ana", "ana" e "ａｎａ" são um só, com o acento composto ou não (NFKC)."""
+    folded = unicodedata.normalize("NFKC", nick).casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
+def nick_fault(nick: str) -> str:
+    """Por que não serve de apelido; "" se serve."""
+    shown = unicodedata.normalize("NFKC", nick)
+    if not (nick and len(nick) <= NICK_LIMIT and len(shown) <= NICK_LIMIT) or " " in nick + shown:
+        return f"um apelido tem de 1 a {NICK_LIMIT} caracteres visíveis, sem espaços"
+    hidden = INVISIBLE.search(nick) or not (nick + shown).isprintable()
+    if hidden or unicodedata.category(nick[0]).startswith("M"):
+        return "um apelido só tem caracteres visíveis"
+    if RESERVED.search(shown):
+        return "um apelido não leva ! @ : , * ? # & + ~ % $ < > nem começa por /"
+    return ""
+# --- fim do bloco comum: apelido ---
 
 
 def start(args):
     if args.ping:
         return ping(args)
     if args.mensagem is not None:
-        return ask(args, args.mensagem.encode("utf-8", "replace"))
-    if not args.apelido and not os.isatty(0):
-        with contextlib.closing(Keyboard("")) as keyboard:
-            keyboard.start()
-            return max((ask(args, line) for line in iter(keyboard.get, None)), default=0)  # 1, se faltou uma resposta
-    prompt = "> " if os.isatty(0) and os.isatty(1) else ""
-    with contextlib.closing(Wire(args)) as wire, contextlib.closing(Keyboard(prompt)) as keyboard, \
-            contextlib.closing(Conversation(wire, keyboard, args)) as conversation:
+        return ask(args, args.mensagem.encode("utf-8", "surrogateescape"))
+    if not args.apelido and not is_terminal(sys.stdin):
+        return ask_all(args)
+    with contextlib.ExitStack() as at_end:
+        wire = at_end.enter_context(contextlib.closing(Wire(args)))
+        screen = None
+        if is_terminal(sys.stdin) and is_terminal(sys.stdout):
+            screen = at_end.enter_context(Screen())
+        keyboard = at_end.enter_context(contextlib.closing(Keyboard(screen)))
+        conversation = Conversation(wire, keyboard, args)
+        at_end.enter_context(contextlib.closing(conversation))
         keyboard.start()
         return conversation.run()
 
 
+def ask_all(args):
+    """Cada linha do cano é uma pergunta; estado 1, se faltou uma resposta."""
+    with contextlib.closing(Keyboard(None)) as keyboard:
+        keyboard.start()
+        return max((ask(args, line) for line in iter(keyboard.get, None)), default=0)
+
+
 def nickname(text):
-    if not text or " " in text or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{text!r} não serve: use um apelido sem espaços")
+    """type= de um apelido: o que a sala recusaria já se recusa aqui."""
+    fault = nick_fault(text)
+    if fault:
+        raise argparse.ArgumentTypeError(f"{text!r} não serve: {fault}")
     return text
 
 
 def build_parser():
     parser = Parser(description="Cliente UDP: conversa, pergunta e mede.",
                     epilog="Antes, em outro terminal: ./servidor_udp.py")
-    parser.add_argument("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
-                        help="do servidor: IPv4, IPv6 ou nome (padrão: %(default)s)")
-    parser.add_argument("porta", nargs="?", default=5050, type=number(int, 1, 65535, "uma porta"), metavar="PORTA",
-                        help="do servidor (padrão: %(default)s)")
+    add = parser.add_argument
+    add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
+        help="do servidor: IPv4, IPv6 ou nome (padrão: %(default)s)")
+    add("porta", nargs="?", default=5050, metavar="PORTA",
+        type=number(int, 1, 65535, "uma porta"),
+        help="do servidor (padrão: %(default)s)")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--mensagem", metavar="TEXTO", help="envia esta linha, mostra a resposta e sai")
-    what.add_argument("--ping", type=number(int, 1, 100000, "um número"), metavar="N",
+    what.add_argument("--mensagem", metavar="TEXTO",
+                      help="envia esta linha, mostra a resposta e sai")
+    what.add_argument("--ping", metavar="N",
+                      type=number(int, 1, 100000, "um número"),
                       help="envia N datagramas numerados e conta o que volta")
-    what.add_argument("--apelido", type=nickname, metavar="NOME", help="entra no chat com este nome")
-    parser.add_argument("--espera", type=number(float, 0.01, 3600, "segundos"), default=2, metavar="S",
-                        help="quanto esperar por uma resposta (padrão: %(default)s)")
-    parser.add_argument("--tentativas", type=number(int, 1, 1000, "um número"), default=1, metavar="N",
-                        help="envios de cada pergunta até desistir (padrão: %(default)s, sem retransmitir)")
-    parser.add_argument("--intervalo", type=number(float, 0, 60000, "milissegundos"), default=100, metavar="MS",
-                        help="milissegundos entre um --ping e o próximo (padrão: %(default)s)")
-    parser.add_argument("--tamanho", type=number(int, PING.size, 65527, "bytes"), default=64, metavar="B",
-                        help="bytes de cada --ping (padrão: %(default)s)")
-    parser.add_argument("--verbose", action="store_true", help="mostra em stderr cada datagrama")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}", help="mostra a versão e sai")
+    what.add_argument("--apelido", type=nickname, metavar="NOME",
+                      help="entra no chat com este nome")
+    add("--espera", default=2, metavar="S",
+        type=number(float, 0.01, 3600, "segundos"),
+        help="quanto esperar por uma resposta (padrão: %(default)s)")
+    add("--tentativas", default=1, metavar="N",
+        type=number(int, 1, 1000, "um número"),
+        help="envios de cada pergunta até desistir (padrão: %(default)s, sem retransmitir)")
+    add("--intervalo", default=100, metavar="MS",
+        type=number(float, 0, 60000, "milissegundos"),
+        help="milissegundos entre um --ping e o próximo (padrão: %(default)s)")
+    add("--tamanho", default=64, metavar="B",
+        type=number(int, PING.size, 65527, "bytes"),
+        help="bytes de cada --ping (padrão: %(default)s)")
+    add("--verbose", action="store_true", help="mostra em stderr cada datagrama")
+    add("--version", action="version", version=f"%(prog)s {VERSION}",
+        help="mostra a versão e sai")
     return parser
 
 

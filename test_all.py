@@ -2124,7 +2124,12 @@ class TestServidorTLSStream(ScriptTestCase):
         self.assert_one_line_error(result, "não convence")
 
 
-class TestCliente(ScriptTestCase):
+# ---------------------------------------------------------------------------------------------
+# cliente.py
+
+class ClienteTestCase(ScriptTestCase):
+    """Um servidor de mentira, para o cliente de verdade."""
+
     def listener(self, backlog=5):
         listener = socket.socket()
         self.addCleanup(listener.close)
@@ -2139,75 +2144,9 @@ class TestCliente(ScriptTestCase):
         self.addCleanup(conn.close)
         return conn
 
-    def test_server_is_not_there(self):
-        _, port = self.listener(backlog=None)  # a porta é nossa, e ninguém escuta nela
-        result = self.run_script("cliente.py", "127.0.0.1", port)
-        self.assert_one_line_error(result, "ninguém escuta", "conexão recusada", f"./servidor.py 127.0.0.1 {port}")
 
-    def test_key_without_a_certificate(self):
-        """--chave sozinha é um erro de uso: quem pensa em TLS não pode acabar falando em claro."""
-        _, port = self.listener(backlog=None)
-        result = self.run_script("cliente.py", "127.0.0.1", port, "--chave", "/nao/existe", "--mensagem", "segredo")
-        self.assert_one_line_error(result, "--chave só vale junto de --certificado", status=2)
-
-    def test_an_authority_that_would_not_be_asked(self):
-        """--ca e --sem-verificar se contradizem: nenhuma das duas é esquecida em silêncio."""
-        _, port = self.listener(backlog=None)
-        result = self.run_script("cliente.py", "127.0.0.1", port, "--ca", "/nao/existe", "--sem-verificar")
-        self.assert_one_line_error(result, "--ca", "--sem-verificar", status=2)
-
-    def test_server_comes_later(self):
-        listener, port = self.listener(backlog=None)
-        client = self.spawn("cliente.py", "127.0.0.1", port, "--tentar", 30, "--mensagem", "cheguei", ready=None)
-        client.expect_error("insisto por 30 s: ninguém escuta")
-        listener.listen()
-        conn = self.accept(listener)
-        self.assertEqual(conn.expect_eof(), b"cheguei\n")
-        conn.send(b"bem-vindo\n")
-        conn.close()
-        client.expect("bem-vindo\n")
-        self.assertEqual(client.wait(), 0)
-
-    def test_host_that_drops_packets(self):
-        """Sem recusa e sem resposta: a fila cheia de uma escuta descarta o SYN, como um firewall faz."""
-        listener, port = self.listener(backlog=0)
-        with contextlib.ExitStack() as stack:
-            for _ in range(8):
-                sock = stack.enter_context(socket.socket())
-                sock.setblocking(False)
-                sock.connect_ex(("127.0.0.1", port))
-            result = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 0.5)
-            self.assert_one_line_error(result, "não respondeu", "firewall", "ping 127.0.0.1")
-            insisted = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 0.2, "--tentar", 0.3, status=1)
-            self.assertIn("insisto por 0.3 s: 127.0.0.1 porta", insisted.err)
-            self.assertEqual(insisted.err.count("não respondeu em"), 2, "o motivo é o mesmo, no começo e no fim")
-            bounded = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 3600, "--tentar", 0.3, status=1)
-            self.assertIn("não respondeu", bounded.err)  # --espera é de cada tentativa; --tentar, de todas
-
-    def test_last_try_keeps_the_cause(self):
-        """A última tentativa, encurtada pelo que resta de --tentar, não troca "ninguém escuta" por "não respondeu"."""
-        cliente = load("cliente.py")
-        args = cliente.build_parser().parse_args(["--tentar", "0.01"])
-        errors = itertools.chain([ConnectionRefusedError()], itertools.repeat(socket.timeout()))
-        with mock.patch.object(cliente.socket, "create_connection", side_effect=errors), \
-                mock.patch.object(cliente, "RETRY_S", 0.02), contextlib.redirect_stderr(io.StringIO()), \
-                self.assertRaisesRegex(cliente.Failure, "ninguém escuta"):
-            cliente.connect(args)
-
-    def test_never_talks_to_itself(self):
-        """Sem ninguém na porta, o kernel pode sortear justo ela para o cliente: isso é uma recusa, não um eco."""
-        cliente, tries = load("cliente.py"), []
-
-        def alone(address, timeout):
-            tries.append(socket.socket())
-            tries[-1].bind(address)
-            tries[-1].connect(address)
-            return tries[-1]
-        args = cliente.build_parser().parse_args(["127.0.0.1", str(free_port())])
-        with mock.patch.object(cliente.socket, "create_connection", alone), \
-                self.assertRaisesRegex(cliente.Failure, "ninguém escuta"):
-            cliente.connect(args)
-        self.assertEqual([sock.fileno() for sock in tries], [-1], "a porta não fica presa ao cliente")
+class TestClienteSender(ClienteTestCase):
+    """Dois sentidos, duas threads: nada trava, e o que se perde é dito."""
 
     def test_pipe_is_exact(self):
         """64 MiB pelo eco, de um cano a outro: cópia idêntica. Um cliente que só envia trava antes de 8 MiB."""
@@ -2265,7 +2204,7 @@ class TestCliente(ScriptTestCase):
         cliente = load("cliente.py")
         for number in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ECONNRESET):
             sock = mock.Mock(**{"recv.side_effect": OSError(number, "motivo")})
-            with mock.patch.object(cliente.select, "select", return_value=([sock], [], [])):
+            with mock.patch.object(cliente, "wait_ready", return_value=[sock]):
                 with self.assertRaisesRegex(cliente.Failure, r"caiu no meio da conversa \(motivo\)"):
                     next(cliente.receive(sock))
 
@@ -2291,6 +2230,208 @@ class TestCliente(ScriptTestCase):
             pass
         self.assertEqual(client.wait(), 1)
         self.assertIn("antes de receber tudo", client.errors())
+
+    def test_head_closes_the_pipe(self):
+        listener, port = self.listener()
+        read, write = os.pipe()
+        client = self.spawn("cliente.py", "127.0.0.1", port, ready=None, status=1, stdout=write)
+        os.close(write)
+        os.close(read)
+        self.accept(listener).send(b"x" * 100)
+        self.assertEqual(client.wait(), 1)
+        self.assertEqual(client.errors(), "")
+
+    def test_output_closed(self):
+        """`./cliente.py >&-`: sem onde escrever, ainda transporta."""
+        listener, port = self.listener()
+        starter = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
+        client = self.spawn("cliente.py", "127.0.0.1", port, "--mensagem", "oi", ready=None,
+                            prefix=(sys.executable, "-c", starter))
+        conn = self.accept(listener)
+        conn.expect("oi\n")
+        conn.send("tchau\n")
+        conn.close()
+        self.assertEqual(client.wait(), 0)
+
+    def test_the_answer_was_nothing(self):
+        """--mensagem que não teve resposta o diz, e o que se pode tentar; o estado é 0: enviar, ela enviou."""
+        listener, port = self.listener()
+        client = self.spawn("cliente.py", "127.0.0.1", port, "--mensagem", "oi", ready=None)
+        conn = self.accept(listener)
+        conn.expect("oi\n")
+        conn.close()
+        self.assertEqual(client.wait(), 0)
+        self.assertIn("não respondeu nada. Ele só fala TLS?", client.errors())
+
+
+    def naive(self, data, timeout):
+        """O programa ingênuo da docstring, contra um eco de verdade: (estado, o que voltou); None se travou."""
+        server = self.spawn("servidor.py", "127.0.0.1", 0)
+        code = "import os, socket\n" + naive_program("cliente.py").replace("5050", str(server.port))
+        with tempfile.TemporaryFile() as source:
+            source.write(data)
+            source.seek(0)
+            try:
+                done = subprocess.run([sys.executable, "-c", code], stdin=source, stdout=subprocess.PIPE,
+                                      timeout=timeout)
+            except subprocess.TimeoutExpired:
+                return None
+        return done.returncode, done.stdout
+
+    def test_naive_program(self):
+        """O ingênuo leva e traz um texto; com 64 MiB ele e o servidor se travam, e o nosso não."""
+        self.assertEqual(self.naive(b"oi\n", WATCHDOG_S), (0, b"oi\n"))
+        data = bytes(64 << 20)
+        self.assertIsNone(self.naive(data, 2), "ninguém lê, e todos esperam")
+        server = self.spawn("servidor.py", "127.0.0.1", 0)
+        self.assertEqual(self.run_script("cliente.py", "127.0.0.1", server.port, input=data, status=0).out, data)
+
+    def test_output_cut_short(self):
+        """L1: uma cópia que não coube nunca acaba em 0: num arquivo limitado, num disco cheio, com e sem
+        PYTHONUNBUFFERED; e um cano que não espera recebe tudo."""
+        server = self.spawn("servidor.py", "127.0.0.1", 0)
+        message = "x" * 3000
+        for env in ({}, {"PYTHONUNBUFFERED": "1"}):
+            path = self.folder() / "saida"
+            limit = ("sh", "-c", 'ulimit -f 1; trap "" XFSZ; exec "$@" >' + str(path), "sh")
+            say = functools.partial(self.run_script, "cliente.py", "127.0.0.1", server.port, "--mensagem", env=env)
+            result = say(message, prefix=limit)
+            self.assert_one_line_error(result, "passou do tamanho permitido")
+            if os.path.exists("/dev/full"):
+                full = ("sh", "-c", 'exec "$@" >/dev/full', "sh")
+                self.assert_one_line_error(say("a", prefix=full), "espaço")
+            read, write = os.pipe()
+            os.set_blocking(write, False)
+            child = self.spawn("cliente.py", "127.0.0.1", server.port, ready=None, stdout=write, env=env)
+            os.close(write)
+            sent = bytes(range(256)) * 4096
+            feeder = threading.Thread(target=lambda: (child.stdin.write(sent), child.stdin.close()))
+            feeder.start()
+            with os.fdopen(read, "rb") as pipe:
+                self.assertEqual(pipe.read(), sent)
+            feeder.join()
+            self.assertEqual(child.wait(), 0)
+
+
+class TestClienteConnect(ClienteTestCase):
+    """Conectar, e por que não."""
+
+    def test_server_is_not_there(self):
+        _, port = self.listener(backlog=None)  # a porta é nossa, e ninguém escuta nela
+        result = self.run_script("cliente.py", "127.0.0.1", port)
+        self.assert_one_line_error(result, "ninguém escuta", "conexão recusada", f"./servidor.py 127.0.0.1 {port}")
+
+    def test_server_comes_later(self):
+        listener, port = self.listener(backlog=None)
+        client = self.spawn("cliente.py", "127.0.0.1", port, "--tentar", 30, "--mensagem", "cheguei", ready=None)
+        client.expect_error("insisto por 30 s: ninguém escuta")
+        listener.listen()
+        conn = self.accept(listener)
+        self.assertEqual(conn.expect_eof(), b"cheguei\n")
+        conn.send(b"bem-vindo\n")
+        conn.close()
+        client.expect("bem-vindo\n")
+        self.assertEqual(client.wait(), 0)
+
+    def test_host_that_drops_packets(self):
+        """Sem recusa e sem resposta: a fila cheia de uma escuta descarta o SYN, como um firewall faz."""
+        listener, port = self.listener(backlog=0)
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):
+                sock = stack.enter_context(socket.socket())
+                sock.setblocking(False)
+                sock.connect_ex(("127.0.0.1", port))
+            result = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 0.5)
+            self.assert_one_line_error(result, "não respondeu", "firewall", "ping 127.0.0.1")
+            insisted = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 0.2, "--tentar", 0.3, status=1)
+            self.assertIn("insisto por 0.3 s: 127.0.0.1 porta", insisted.err)
+            self.assertEqual(insisted.err.count("não respondeu em"), 2, "o motivo é o mesmo, no começo e no fim")
+            bounded = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 3600, "--tentar", 0.3, status=1)
+            self.assertIn("não respondeu", bounded.err)  # --espera é de cada tentativa; --tentar, de todas
+
+    def test_last_try_keeps_the_cause(self):
+        """A última tentativa, encurtada pelo que resta de --tentar, não troca "ninguém escuta" por "não respondeu"."""
+        cliente = load("cliente.py")
+        args = cliente.build_parser().parse_args(["--tentar", "0.01"])
+        errors = itertools.chain([ConnectionRefusedError()], itertools.repeat(socket.timeout()))
+        with mock.patch.object(cliente.socket, "create_connection", side_effect=errors), \
+                mock.patch.object(cliente, "RETRY_S", 0.02), contextlib.redirect_stderr(io.StringIO()), \
+                self.assertRaisesRegex(cliente.Failure, "ninguém escuta"):
+            cliente.connect(args)
+
+    def test_never_talks_to_itself(self):
+        """Sem ninguém na porta, o kernel pode sortear justo ela para o cliente: isso é uma recusa, não um eco."""
+        cliente, tries = load("cliente.py"), []
+
+        class Alone(socket.socket):
+            def connect(sock, address):
+                tries.append(sock)
+                sock.bind(address)
+                super().connect(address)
+        args = cliente.build_parser().parse_args(["127.0.0.1", str(free_port())])
+        with mock.patch.object(cliente.socket, "socket", Alone), \
+                self.assertRaisesRegex(cliente.Failure, "ninguém escuta"):
+            cliente.connect(args)
+        self.assertEqual(tries[0].fileno(), -1, "a porta não fica presa ao cliente")
+
+    def test_port_in_the_place_of_the_address(self):
+        self.assert_one_line_error(self.run_script("cliente.py", 8081), "./cliente.py 127.0.0.1 8081", status=2)
+
+    def test_impossible_host_name(self):
+        self.assert_one_line_error(self.run_script("cliente.py", "a..b"), "não encontro a máquina")
+
+    def test_naive_says_a_number(self):
+        """O ingênuo, sem servidor, mostra um traceback; o nosso, o que houve e o que digitar."""
+        _, port = self.listener(backlog=None)
+        code = "import os, socket\n" + naive_program("cliente.py").replace("5050", str(port))
+        done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.assertIn(b"Traceback", done.stderr)
+        self.assert_one_line_error(self.run_script("cliente.py", "127.0.0.1", port), "ninguém escuta", "./servidor.py")
+
+    def test_one_deadline_for_all_the_addresses(self):
+        """C15: três endereços mudos e --espera 2: um prazo só, repartido entre eles."""
+        cliente, patience = load("cliente.py"), []
+
+        class Mute:
+            def settimeout(self, seconds):
+                patience.append(seconds)
+
+            def connect(self, address):
+                raise socket.timeout()
+
+            def close(self):
+                pass
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.%d" % n, 1)) for n in (1, 2, 3)]
+        with mock.patch.object(cliente.socket, "socket", lambda family: Mute()), \
+                mock.patch.object(cliente.socket, "getaddrinfo", return_value=found), \
+                self.assertRaises(socket.timeout):
+            cliente.dial("nome", 1, 2)
+        self.assertEqual(len(patience), 3)
+        self.assertLessEqual(patience[0], 2 / 3)
+
+    def test_a_resolver_that_is_not_there_yet(self):
+        """C15: --tentar insiste com o DNS que ainda não responde; um nome que não existe é um erro na hora."""
+        cliente = load("cliente.py")
+        args = cliente.build_parser().parse_args(["nome", "5050", "--tentar", "30"])
+        listener, port = self.listener()
+        answers = [socket.gaierror(socket.EAI_AGAIN, "x"), [(socket.AF_INET, 1, 6, "", ("127.0.0.1", port))]]
+        with mock.patch.object(cliente.socket, "getaddrinfo", side_effect=answers), \
+                mock.patch.object(cliente, "RETRY_S", 0), contextlib.redirect_stderr(io.StringIO()) as said:
+            cliente.connect(args).close()
+        self.assertIn("o DNS não respondeu", said.getvalue())
+        with mock.patch.object(cliente.socket, "getaddrinfo", side_effect=socket.gaierror(socket.EAI_NONAME, "x")), \
+                self.assertRaisesRegex(cliente.Failure, "confira o nome"):
+            cliente.connect(args)
+
+    def test_another_machine_that_only_listens_to_itself(self):
+        """N7: recusado noutra máquina, o mais comum é um servidor em 127.0.0.1: a dica é o que digitar lá."""
+        hint = load("cliente.py").explain_refusal
+        self.assertIn("naquela máquina: ./servidor.py 0.0.0.0 7000", hint("192.0.2.1", 7000))
+        self.assertIn("./servidor.py 127.0.0.1 7000", hint("127.0.0.1", 7000))
+
+
+class TestClienteScreen(ClienteTestCase):
+    """O teclado e a tela, que são de dois ao mesmo tempo."""
 
     def test_prompt(self):
         """No terminal: o que chega aparece inteiro acima da linha que se digita, escapado, e ela continua lá."""
@@ -2347,27 +2488,44 @@ class TestCliente(ScriptTestCase):
 
     def test_prompt_is_painted_once(self):
         """O que chega com o prompt a meio caminho espera que ele se complete; e o adeus vem na linha seguinte."""
-        terminal = load("cliente.py").Terminal
-        screen = mock.Mock(typing=True, unfinished="", readline=None)
-        with mock.patch("builtins.print") as paint:
-            screen.painted.wait.side_effect = lambda limit: self.assertFalse(paint.called)
-            terminal.show(screen, "oi\n")
-        self.assertTrue(screen.painted.wait.called and paint.called)
-        screen.painted.set.assert_called_once_with()  # sem readline ninguém o faria, e cada pedaço esperaria
+        for name in ("cliente.py", "cliente_udp.py"):
+            module = load(name)
+            screen = mock.Mock(typing=True, unfinished="", dumb=False, over=False, **{"edited.return_value": "> "})
+            with mock.patch("builtins.print") as paint, \
+                    mock.patch.object(module.os, "get_terminal_size", return_value=os.terminal_size((80, 24))):
+                screen.painted.wait.side_effect = lambda limit: self.assertFalse(paint.called)
+                module.Screen.show(screen, "oi\n")
+            self.assertTrue(screen.painted.wait.called and paint.called)
+            screen.painted.set.assert_called_once_with()  # sem readline ninguém o faria, e cada pedaço esperaria
+
+    def repainted(self, module, typed, width, unfinished="", text="oi\n", dumb=False):
+        """O que vai à tela quando chega `text`, com `typed` na linha em edição."""
+        screen = mock.Mock(typing=True, unfinished=unfinished, dumb=dumb, over=False,
+                           **{"edited.return_value": "> " + typed})
+        with mock.patch.object(module.os, "get_terminal_size", return_value=os.terminal_size((width, 24))), \
+                contextlib.redirect_stdout(io.StringIO()) as out:
+            module.Screen.show(screen, text)
+        return out.getvalue()
 
     def test_rows_of_the_line(self):
-        """Quantas linhas da tela a que se digita ocupa: um ideograma vale duas colunas; um acento à parte, nenhuma."""
-        cliente = load("cliente.py")
-        for width, typed, rows, end in ((20, "x" * 17, 0, ""), (20, "x" * 18, 1, " \r"), (20, "x" * 40, 2, ""),
-                                        (20, "日" * 8, 0, ""), (20, "日" * 9, 1, " \r"), (20, "日本" * 10, 2, ""),
-                                        (20, "e\u0301" * 17, 0, ""), (20, "e\u0301" * 18, 1, " \r"),
-                                        (20, "か\u3099" * 8, 0, ""), (20, "👩\u200d💻" * 4, 0, "")):
-            terminal = mock.Mock(typing=True, unfinished="")
-            terminal.readline.get_line_buffer.return_value = typed
-            with mock.patch.object(cliente.shutil, "get_terminal_size", return_value=os.terminal_size((width, 24))), \
-                    contextlib.redirect_stdout(io.StringIO()) as screen:
-                cliente.Terminal.show(terminal, "oi\n")
-            self.assertEqual(screen.getvalue(), "\r" + "\x1b[A" * rows + "\x1b[Joi\n> " + typed + end)
+        """P2: quantas linhas da tela a que se digita ocupa: um ideograma vale duas colunas, e o que não cabe no fim da
+        linha desce inteiro; um acento à parte, nenhuma; um TAB vai à próxima parada; um Ctrl+A se vê como ^A."""
+        table = ((20, "x" * 17, 0, ""), (20, "x" * 18, 1, " \r"), (20, "x" * 40, 2, ""),
+                 (20, "日" * 8, 0, ""), (20, "日" * 9, 1, " \r"), (20, "日本" * 10, 2, ""),
+                 (20, "e\u0301" * 17, 0, ""), (20, "e\u0301" * 18, 1, " \r"),
+                 (20, "か\u3099" * 8, 0, ""), (20, "👩\u200d💻" * 4, 0, ""),
+                 (21, "日" * 10, 1, ""), (20, "\t\t", 0, ""), (16, "a\tb\tc", 1, ""), (20, "\x01" * 9, 1, " \r"))
+        for name in ("cliente.py", "cliente_udp.py"):
+            module = load(name)
+            for width, typed, rows, end in table:
+                painted = self.repainted(module, typed, width)
+                self.assertEqual(painted, "\r" + "\x1b[A" * rows + "\x1b[Joi\n> " + typed + end, (width, typed))
+
+    def test_dumb_terminal(self):
+        """P2: um terminal que não apaga (TERM=dumb) não recebe códigos: a linha é repetida embaixo."""
+        for name in ("cliente.py", "cliente_udp.py"):
+            painted = self.repainted(load(name), "abc", 80, dumb=True)
+            self.assertEqual(painted, "\noi\n> abc")
 
     def test_server_leaves_at_the_prompt(self):
         """O servidor fecha enquanto se pensa: o cliente diz, e termina sem esperar Enter."""
@@ -2412,16 +2570,6 @@ class TestCliente(ScriptTestCase):
             for flag in (termios.ECHO, termios.ICANON):
                 self.assertTrue(termios.tcgetattr(client.master)[3] & flag)
 
-    def test_head_closes_the_pipe(self):
-        listener, port = self.listener()
-        read, write = os.pipe()
-        client = self.spawn("cliente.py", "127.0.0.1", port, ready=None, status=1, stdout=write)
-        os.close(write)
-        os.close(read)
-        self.accept(listener).send(b"x" * 100)
-        self.assertEqual(client.wait(), 1)
-        self.assertEqual(client.errors(), "")
-
     def test_nickname(self):
         server = self.spawn("servidor.py", "127.0.0.1", 0, "--modo", "chat")
         client = self.spawn("cliente.py", "127.0.0.1", server.port, "--apelido", "ana", ready=None)
@@ -2455,18 +2603,6 @@ class TestCliente(ScriptTestCase):
         conn.close()
         client.wait()
 
-    def test_output_closed(self):
-        """`./cliente.py >&-`: sem onde escrever, ainda transporta."""
-        listener, port = self.listener()
-        starter = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
-        client = self.spawn("cliente.py", "127.0.0.1", port, "--mensagem", "oi", ready=None,
-                            prefix=(sys.executable, "-c", starter))
-        conn = self.accept(listener)
-        conn.expect("oi\n")
-        conn.send("tchau\n")
-        conn.close()
-        self.assertEqual(client.wait(), 0)
-
     def test_ascii_output(self):
         listener, port = self.listener()
         for encoding in ("ascii", "cp1252"):
@@ -2477,6 +2613,10 @@ class TestCliente(ScriptTestCase):
             client.expect("ma.{1,4} ")
             conn.close()
             client.wait()
+
+
+class TestClienteMeter(ClienteTestCase):
+    """A medição."""
 
     def test_histogram(self):
         histogram = load("cliente.py").Histogram()
@@ -2566,12 +2706,6 @@ class TestCliente(ScriptTestCase):
         self.assertEqual(client.wait(), 1)
         self.assertIn("o eco voltou errado", client.errors())
 
-    def test_port_in_the_place_of_the_address(self):
-        self.assert_one_line_error(self.run_script("cliente.py", 8081), "./cliente.py 127.0.0.1 8081", status=2)
-
-    def test_impossible_host_name(self):
-        self.assert_one_line_error(self.run_script("cliente.py", "a..b"), "não encontro a máquina")
-
     def test_measure_notices_a_dead_server(self):
         listener, port = self.listener()
         client = self.spawn("cliente.py", "127.0.0.1", port, "--medir", "--conexoes", 2, ready=None, status=1)
@@ -2580,16 +2714,6 @@ class TestCliente(ScriptTestCase):
         self.assertEqual(client.wait(), 1)
         self.assertIn("2 conexões caíram e 0 ficaram sem resposta", client.errors())
         self.assertEqual(client.output.data, b"", "sem medida nenhuma, nenhum número")
-
-    def test_the_answer_was_nothing(self):
-        """--mensagem que não teve resposta o diz, e o que se pode tentar; o estado é 0: enviar, ela enviou."""
-        listener, port = self.listener()
-        client = self.spawn("cliente.py", "127.0.0.1", port, "--mensagem", "oi", ready=None)
-        conn = self.accept(listener)
-        conn.expect("oi\n")
-        conn.close()
-        self.assertEqual(client.wait(), 0)
-        self.assertIn("não respondeu nada. Ele só fala TLS?", client.errors())
 
     def test_measure_of_late_answers(self):
         """Respostas que só chegam depois de --duracao não contam na taxa, mas o silêncio não as esconde."""
@@ -2612,6 +2736,61 @@ class TestCliente(ScriptTestCase):
         self.assertEqual(client.wait(), 1)
         self.assertIn("1 conexões caíram e 1 ficaram sem resposta", client.errors())
         mute.close()
+
+
+class TestClienteStartTls(ClienteTestCase):
+    """O TLS do lado do cliente; a conversa cifrada inteira está em TestServidorTLSStream."""
+
+    def test_key_without_a_certificate(self):
+        """--chave sozinha é um erro de uso: quem pensa em TLS não pode acabar falando em claro."""
+        _, port = self.listener(backlog=None)
+        result = self.run_script("cliente.py", "127.0.0.1", port, "--chave", "/nao/existe", "--mensagem", "segredo")
+        self.assert_one_line_error(result, "--chave só vale junto de --certificado", status=2)
+
+    def test_an_authority_that_would_not_be_asked(self):
+        """--ca e --sem-verificar se contradizem: nenhuma das duas é esquecida em silêncio."""
+        _, port = self.listener(backlog=None)
+        result = self.run_script("cliente.py", "127.0.0.1", port, "--ca", "/nao/existe", "--sem-verificar")
+        self.assert_one_line_error(result, "--ca", "--sem-verificar", status=2)
+
+    def test_cut_without_a_goodbye(self):
+        """L3: um fim sem close_notify pode ter sido cortado: o que veio é mostrado, e o estado é 1."""
+        if not shutil.which("openssl"):
+            self.skipTest("falta o comando openssl, que cria o certificado do teste")
+        pem = str(self.folder() / "x.pem")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-subj", "/CN=localhost", "-keyout", pem, "-out", pem + ".cert"], check=True,
+                       stderr=subprocess.DEVNULL)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem + ".cert", pem)
+        for goodbye, status in ((True, 0), (False, 1)):
+            listener, port = self.listener()
+            client = self.spawn("cliente.py", "127.0.0.1", port, "--sem-verificar", "--mensagem", "oi", ready=None,
+                                status=status)
+            raw = listener.accept()[0]
+            self.addCleanup(raw.close)
+            raw.settimeout(WATCHDOG_S)
+            sock = context.wrap_socket(raw, server_side=True, suppress_ragged_eofs=True)
+            self.addCleanup(sock.close)
+            sock.recv(100)
+            sock.sendall(b"metade da resp")
+            if goodbye:
+                with contextlib.suppress(OSError):
+                    sock.unwrap()
+            sock.close()
+            client.expect("metade da resp")
+            self.assertEqual(client.wait(), status)
+            self.assertEqual("cortada" in client.errors(), not goodbye)
+
+    def test_why_a_certificate_does_not_convince(self):
+        """N16: em português, e com o que fazer: outro nome não se resolve com --ca."""
+        cliente = load("cliente.py")
+        args = cliente.build_parser().parse_args(["127.0.0.1"])
+        for code, words in ((18, "assinado por ele mesmo.*--ca"), (10, "venceu"),
+                            (64, "outro endereço.*subjectAltName"),
+                            (62, "outro nome.*subjectAltName"), (99, "motivo.*--ca")):
+            error = types.SimpleNamespace(verify_code=code, verify_message="motivo")
+            self.assertRegex(cliente.explain_certificate(error, args), words)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -3658,215 +3837,11 @@ class TestServidorUdpHouse(ServidorUdpTestCase):
         self.assertIn("./servidor_udp.py --modo chat 0.0.0.0 5050", str(refused.exception))
 
 
-class TestClienteUdpFormats(UDPTestCase):
-    """Os formatos e as contas do cliente, sem rede."""
+# ---------------------------------------------------------------------------------------------
+# cliente_udp.py
 
-    @classmethod
-    def setUpClass(cls):
-        cls.server, cls.client = load("servidor_udp.py"), load("cliente_udp.py")
-
-    def test_readme_invite(self):
-        for fields, octets in self.vectors("convite"):
-            invite = bytes.fromhex(octets)
-            self.assertEqual(self.server.INVITE.format(fields["código"]).encode(), invite)
-            self.assertEqual(self.client.proof(invite, b"oi"), fields["código"].encode() + b" oi")
-
-    def test_readme_ping(self):
-        for fields, octets in self.vectors("ping"):
-            session, seq, size = int(fields["sorteio"], 16), int(fields["número"]), int(fields["tamanho"])
-            self.assertEqual(self.client.encode_ping(session, seq, size), bytes.fromhex(octets))
-            self.assertEqual(self.client.decode_ping(bytes.fromhex(octets), session, size), seq)
-
-    def test_ping_round_trip(self):
-        for size in (12, 13, 64, 268, 269, 65507):
-            for seq in (0, 1, 2**32 - 1):
-                self.assertEqual(self.client.decode_ping(self.client.encode_ping(7, seq, size), 7, size), seq)
-
-    def test_ping_refuses_what_is_not_its_own(self):
-        good, rng = self.client.encode_ping(7, 3, 64), random.Random(SEED)
-        bad = [good[:n] for n in range(64)] + [good + b"\0", self.client.encode_ping(8, 3, 64), b"PONG" + good[4:],
-                                               good[:-1] + b"\xff"] + [rng.randbytes(64) if hasattr(rng, "randbytes")
-                                                                       else os.urandom(64) for _ in range(50)]
-        for data in bad:
-            self.assertEqual(self.client.decode_ping(data, 7, 64), -1, data)
-
-    def test_tally(self):
-        tally = self.client.Tally(patience_s=2)
-        for n in range(6):
-            tally.left_at.append(float(n))
-        for seq, now in ((0, 0.5), (2, 2.5), (1, 2.6), (2, 2.7), (3, 9.0), (99, 9.1)):  # 4 e 5 nunca voltam
-            tally.answered(seq, now)
-        self.assertEqual((tally.duplicates, tally.reordered, tally.lost(), tally.strange), (1, 1, 2, 1))
-        self.assertEqual(tally.marks(), "...axx")
-        self.assertEqual(tally.on_time(), [0.5, 0.5, 2.6 - 1.0])  # a atrasada não entra na ida e volta
-        self.assertIn("6 enviados: 3 respondidos, 1 atrasados, 2 perdidos (33.3%)", self.client.report(tally))
-
-    def test_percentile(self):
-        values = list(range(1, 101))
-        self.assertEqual([self.client.percentile(values, p) for p in (0, 50, 99, 100)], [1, 50, 99, 100])
-        self.assertEqual(self.client.percentile([5], 99), 5)
-
-    def test_strip_chart_is_small_and_hides_no_loss(self):
-        for count in (0, 1, 64, 65, 1024, 1025, 100000):
-            marks = "." * count
-            if count > 1:
-                marks = marks[:count // 2] + "x" + marks[count // 2 + 1:]
-            rows = self.client.strip_chart(marks)
-            self.assertLessEqual(len(rows), self.client.STRIP_ROWS + 1)
-            self.assertTrue(all(len(row) < 80 for row in rows), rows)
-            self.assertEqual(sum(row.count("x") for row in rows[:-1]), count > 1)
-
-    def test_columns(self):
-        """Quantas colunas do terminal a linha digitada ocupa: por elas, e não pelas letras, se sabe onde apagar."""
-        for text, width, used in (("", 80, 0), ("ação", 80, 4), ("e\u0301", 80, 1), ("日本", 80, 4),
-                                  ("❤\ufe0f", 80, 1), ("abc", 3, 3), ("ab日", 3, 5), ("a日b日", 3, 6), ("日日日", 3, 8)):
-            self.assertEqual(self.client.columns(text, width), used, (text, width))
-
-    def test_keepalive(self):
-        """Um membro calado manda um datagrama vazio de tempos em tempos; quem não é membro, nunca."""
-        args, sent = self.client.build_parser().parse_args(["--apelido", "ana"]), []
-        talk = self.client.Conversation(argparse.Namespace(send=sent.append), None, args)
-        talk.check_deadlines()
-        self.assertEqual(sent, [])
-        talk.member, talk.keepalive_at = True, time.monotonic()
-        talk.check_deadlines()
-        talk.check_deadlines()
-        self.assertEqual(sent, [b""])
-
-    def test_nicks(self):
-        """S3: o que o cliente aceita como apelido é o que a sala aceita: a regra é um bloco comum."""
-        for good in ("ana", "José", "x" * 20, "名前"):
-            self.assertEqual(self.server.nick_fault(good), "")
-        for bad in ("", "x" * 21, "a b", "a\x1b", "/ana", "a\nb", "\u202e"):
-            self.assertNotEqual(self.server.nick_fault(bad), "", repr(bad))
-
-
-class TestConversaUDP(unittest.TestCase):
-    """As guardas do cliente, sem rede, sem terminal e sem relógio."""
-
-    def setUp(self):
-        self.module, self.sent, self.screen, self.errors = load("cliente_udp.py"), [], io.StringIO(), io.StringIO()
-        self.wire = argparse.Namespace(send=self.sent.append, limit=65507, trouble="")
-        for redirect in (contextlib.redirect_stdout(self.screen), contextlib.redirect_stderr(self.errors)):
-            redirect.__enter__()
-            self.addCleanup(redirect.__exit__, None, None, None)
-
-    def parse(self, *args):
-        return self.module.build_parser().parse_args(args)
-
-    def talk(self, *args):
-        return self.module.Conversation(self.wire, argparse.Namespace(prompt=""), self.parse(*args))
-
-    def test_a_crooked_server_does_not_make_us_spin(self):
-        """A cada pergunta respondem-se só MAX_PROOFS pedidos de código, na conversa e no modo pergunta."""
-        invite, most = self.module.INVITE.format("ABCDEFG").encode(), self.module.MAX_PROOFS
-        talk = self.talk()
-        talk.obey(b"oi")
-        for _ in range(50):
-            talk.hear(invite)
-        self.assertEqual(self.sent, [b"oi"] + [b"ABCDEFG oi"] * most)
-        del self.sent[:]
-        news = iter([invite] * 50)
-        self.wire.receive, self.wire.args = lambda _: next(news), self.parse()
-        self.assertEqual(self.module.exchange(self.wire, b"oi", hurry=False), invite)
-        self.assertEqual(self.sent, [b"oi"] + [b"ABCDEFG oi"] * most + [b"/sair"])
-
-    def test_only_an_invite_is_an_invite(self):
-        for code, answer in (("ABCDEFG", b"ABCDEFG oi"), ("ABCDEFGH", None), ("ABCDEF", None), ("", None)):
-            self.assertEqual(self.module.proof(self.module.INVITE.format(code).encode(), b"oi"), answer)
-
-    def test_the_room_forgot_us(self):
-        """A sala caiu e voltou: entra-se outra vez, com o apelido, e a linha digitada não se perde."""
-        talk = self.talk("--apelido", "ana")
-        talk.obey(b"oi")
-        talk.hear(self.module.HINTS[0])
-        talk.hear(self.module.INVITE.format("ABCDEFG").encode())
-        self.assertEqual(self.sent, [b"oi", b"/entrar".ljust(64), b"ABCDEFG /nick ana", b"oi"])
-
-    def test_late_and_equal(self):
-        """Duas perguntas iguais, a primeira atrasada: a resposta pode ser de qualquer uma, e vale pelas duas."""
-        talk = self.talk()
-        talk.obey(b"oi")
-        talk.waiting[0].late = True
-        talk.obey(b"oi")
-        talk.hear(b"oi")
-        self.assertEqual(len(talk.waiting), 0)
-        self.assertRegex(self.screen.getvalue(), r"^oi  \(esta, ou a atrasada de [\d.]+ s: são iguais\)\n$")
-
-    def test_echo_after_an_error(self):
-        """Um erro da rede esvazia a espera: o eco de um "?" que ainda chega continua a ser um eco."""
-        talk = self.talk()
-        talk.obey(b"?")
-        talk.waiting.clear()
-        talk.hear(b"?")
-        self.assertEqual((self.sent, self.screen.getvalue()), ([b"?"], "?\n"))
-
-    def test_what_waits_is_bounded(self):
-        talk, keyboard = self.talk(), self.module.Keyboard("")
-        for n in range(100):
-            talk.obey(b"%d" % n)
-        self.assertEqual(len(talk.waiting), self.module.REMEMBERED)
-        talk.obey(bytes(65508))
-        self.assertEqual((len(self.sent), talk.status), (100, 1))
-        self.assertIn("65508 bytes não cabem num datagrama", self.errors.getvalue())
-        self.assertEqual(keyboard.lines.maxsize, self.module.QUEUE_LINES)
-        keyboard.close()
-        self.module.os = argparse.Namespace(isatty=lambda _: False)
-        self.module.piped_lines = lambda: [b"a linha que chega quando o programa acaba"]
-        keyboard.read()  # o par já fechou, e ela não é um erro
-
-    def test_endless_line(self):
-        """Um cano que não tem fim de linha vem aos pedaços, e não cresce na memória."""
-        size = self.module.ANSWER_SIZE
-        chunks = iter([bytes(size - 1)] * 9 + [b""])
-        self.module.os = argparse.Namespace(read=lambda *_: next(chunks))
-        lines = list(self.module.piped_lines())
-        self.assertEqual(sum(map(len, lines)), 9 * (size - 1))
-        self.assertLess(max(map(len, lines)), 2 * size)
-
-    def test_old_trouble_does_not_hush_a_new_try(self):
-        self.wire.trouble, self.wire.args, self.wire.receive = "sem rota", self.parse(), lambda _: b"oi"
-        self.assertEqual(self.module.exchange(self.wire, b"oi", hurry=True), b"oi")
-
-    def ping(self, receive, *args):
-        """Roda run_ping num relógio de mentira: receive(espera) devolve (datagrama, segundos que passaram)."""
-        clock, sent_at = [0.0], []
-
-        def listen(wait_s):
-            data, spent = receive(max(0, wait_s))
-            clock[0] += spent
-            return data
-
-        def send(data):
-            self.sent.append(data)
-            sent_at.append(clock[0])
-        self.module.time = argparse.Namespace(monotonic=lambda: clock[0], perf_counter=lambda: clock[0])
-        wire, args = argparse.Namespace(send=send, receive=listen, trouble="sem rota"), self.parse(*args)
-        tally = self.module.Tally(args.espera)
-        self.module.run_ping(wire, args, tally)
-        return tally, sent_at, wire
-
-    def test_ping_after_the_laptop_slept(self):
-        """Uma hora de tampa fechada não vira uma rajada: recupera-se um segundo de envios, e não a hora."""
-        naps = itertools.chain([3600], itertools.repeat(0.1))
-        _, sent_at, _ = self.ping(lambda wait: (None, max(wait, next(naps)) if wait else 0), "--ping", "500")
-        burst = collections.Counter(int(when) for when in sent_at).most_common(1)[0][1]
-        self.assertLessEqual(burst, 22)
-
-    def test_ping_waits_for_copies(self):
-        """Voltou tudo: ainda se escuta um instante, que uma cópia pode vir atrás; e não a espera inteira."""
-        news = itertools.chain([(0, 0.01), (0, 0.01)], itertools.repeat(None))
-
-        def receive(wait):
-            item = next(news)
-            return (self.sent[item[0]], item[1]) if item else (None, wait)
-        tally, _, wire = self.ping(receive, "--ping", "1", "--espera", "3600")
-        self.assertEqual((tally.duplicates, wire.trouble), (1, ""))
-        self.assertLess(self.module.time.monotonic(), 1)
-
-
-class TestClienteUDP(UDPTestCase):
-    """O cliente, contra o servidor de verdade e contra servidores de mentira do próprio teste."""
+class ClienteUdpTestCase(UDPTestCase):
+    """O cliente UDP, e quem lhe responde."""
 
     def serve(self, *script):
         """Um servidor de mentira: a cada datagrama chama a próxima função de `script` com (sock, dados, endereço)."""
@@ -3884,15 +3859,34 @@ class TestClienteUDP(UDPTestCase):
         """Um endereço em que ninguém escuta."""
         return "127.0.0.1", str(free_port(socket.SOCK_DGRAM))
 
-    def test_questions(self):
-        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
-        result = self.client(server, input="um\ndois\n\ntrês\nsem fim".encode(), status=0)
-        self.assertEqual(result.text, "um\ndois\n\ntrês\nsem fim\n")
-        self.assertEqual(self.client(server, "--mensagem", "", status=0).text, "\n")
-        self.assertEqual(self.client(server, "--mensagem", "?\n", status=0).text, "?\n")  # um eco, não uma sala
-        datagrams, octets, sources = self.totals(server)[:3]
-        self.assertEqual((datagrams, octets), (7, 2 + 4 + 0 + 5 + 7 + 0 + 2))
-        self.assertIn(sources, (5, 6, 7))  # uma porta nova por pergunta; o kernel pode repetir a de uma já fechada
+    def resize(self, child, columns):
+        import termios
+        fcntl.ioctl(child.master, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+
+    def faulty(self, operation, errors, *options):
+        """O cliente, cujo socket falha em `operation` com estes erros e depois se cura, e args para um eco."""
+        module, errors = load("cliente_udp.py"), iter(errors)
+
+        class Faulty(module.Wire):
+            def __init__(self, args):
+                super().__init__(args)
+                real = getattr(self.sock, operation)
+
+                def fail(argument):
+                    for number in errors:
+                        raise OSError(number, os.strerror(number))
+                    return real(argument)
+                self.sock = mock.Mock(wraps=self.sock, **{operation: fail})
+        module.Wire = Faulty
+        echo = self.serve(*[lambda sock, data, who: sock.sendto(data, who)] * 9)
+        return module, module.build_parser().parse_args([*map(str, echo.getsockname()), *options])
+
+    NETWORK_ERRORS = {errno.ENETUNREACH: "não há rede até lá", errno.EHOSTUNREACH: "não há caminho até lá",
+                      errno.EMSGSIZE: "datagrama menor", errno.EPERM: "firewall", errno.ECONNREFUSED: "ninguém escuta"}
+
+
+class TestClienteUdpWire(ClienteUdpTestCase):
+    """Um fio que não avisa."""
 
     def test_client_first(self):
         """Sem servidor: o datagrama sai, volta um ICMP, e o cliente diz como o TCP difere."""
@@ -3917,39 +3911,6 @@ class TestClienteUDP(UDPTestCase):
             module.Wire(module.build_parser().parse_args([*self.nobody()]))
         self.assertEqual([sock.fileno() for sock in made], [-1])
 
-    def test_silence(self):
-        mute = self.peer()
-        result = self.client(mute, "--mensagem", "oi", "--espera", "0.1", "--tentativas", "3")
-        self.assert_one_line_error(result, "sem resposta", "0.1 s", "3 tentativa", "O datagrama saiu", "s 15")
-        self.assertEqual([mute.recv(9) for _ in range(3)], [b"oi"] * 3)  # retransmitiu
-        result = self.client(mute, "--ping", "2", "--intervalo", "1", "--espera", "0.1")
-        self.assert_one_line_error(result, "sem resposta", "Tente: --espera 0.5")  # ao --ping, tentativas não servem
-        self.assertIn("2 perdidos (100.0%)", result.text)
-
-    def test_retransmission(self):
-        server = self.serve(lambda *_: None, lambda sock, data, who: sock.sendto(data, who))
-        self.assertEqual(self.client(server, "--mensagem", "oi", "--espera", "0.2", "--tentativas", "5").text, "oi\n")
-
-    def test_insists_until_the_server_is_up(self):
-        host, port = self.nobody()
-        child = self.spawn("cliente_udp.py", host, port, "--mensagem", "oi", "--tentativas", 100, "--espera", 0.1,
-                           "--verbose", ready=None)
-        child.expect_error(r"-> .* porta \d+ 2 B oi$")
-        self.spawn("servidor_udp.py", host, port)
-        child.expect("^oi$")
-        self.assertEqual(child.wait(), 0)
-
-    def test_late_answer_is_not_taken_for_a_fresh_one(self):
-        """A resposta da primeira pergunta chega durante a segunda, igual a esta: a porta é outra, ela não engana."""
-        first = []
-
-        def late(sock, data, who):
-            sock.sendto(b"resposta velha", first[0])
-            sock.sendto(b"resposta nova", who)
-        server = self.serve(lambda sock, data, who: first.append(who), late)
-        result = self.client(server, "--espera", "0.3", input=b"oi\noi\n")
-        self.assertEqual((result.text, result.status), ("resposta nova\n", 1), result)
-
     def test_answers_from_others_are_ignored(self):
         intruder = self.peer()
 
@@ -3969,11 +3930,162 @@ class TestClienteUDP(UDPTestCase):
         self.assertEqual(result.text, "")
         self.assertEqual(self.totals(server)[0], 1)
 
-    def test_escapes(self):
-        server = self.serve(lambda sock, data, who: sock.sendto(b"\x1b]0;x\x07\xff\nfim\n", who))
-        result = self.client(server, "--mensagem", "oi", "--verbose", status=0)
-        self.assertEqual(result.text, "\\x1b]0;x\\x07\ufffd\nfim\n")
-        self.assertIn("12 B \\x1b]0;x", result.err)
+    def test_naive_program(self):
+        """O ingênuo conversa com o eco; sem ninguém lá, o send() dá certo e o recv() mostra um traceback."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        code = "import socket, sys\n" + naive_program("cliente_udp.py")
+        run = functools.partial(subprocess.run, input=b"oi\n", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                timeout=WATCHDOG_S)
+        self.assertEqual(run([sys.executable, "-c", code.replace("5050", str(server.port))]).stdout, b"oi\n")
+        _, port = self.nobody()
+        self.assertIn(b"Traceback", run([sys.executable, "-c", code.replace("5050", str(port))]).stderr)
+        result = self.run_script("cliente_udp.py", "127.0.0.1", port, "--mensagem", "oi")
+        self.assert_one_line_error(result, "ninguém escuta")
+
+
+class TestClienteUdpAsk(ClienteUdpTestCase):
+    """Perguntar, e ter por onde desistir."""
+
+    def test_questions(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        result = self.client(server, input="um\ndois\n\ntrês\nsem fim".encode(), status=0)
+        self.assertEqual(result.text, "um\ndois\n\ntrês\nsem fim\n")
+        self.assertEqual(self.client(server, "--mensagem", "", status=0).text, "\n")
+        self.assertEqual(self.client(server, "--mensagem", "?\n", status=0).text, "?\n")  # um eco, não uma sala
+        datagrams, octets, sources = self.totals(server)[:3]
+        self.assertEqual((datagrams, octets), (7, 2 + 4 + 0 + 5 + 7 + 0 + 2))
+        self.assertIn(sources, (5, 6, 7))  # uma porta nova por pergunta; o kernel pode repetir a de uma já fechada
+
+    def test_retransmission(self):
+        server = self.serve(lambda *_: None, lambda sock, data, who: sock.sendto(data, who))
+        self.assertEqual(self.client(server, "--mensagem", "oi", "--espera", "0.2", "--tentativas", "5").text, "oi\n")
+
+    def test_late_answer_is_not_taken_for_a_fresh_one(self):
+        """A resposta da primeira pergunta chega durante a segunda, igual a esta: a porta é outra, ela não engana."""
+        first = []
+
+        def late(sock, data, who):
+            sock.sendto(b"resposta velha", first[0])
+            sock.sendto(b"resposta nova", who)
+        server = self.serve(lambda sock, data, who: first.append(who), late)
+        result = self.client(server, "--espera", "0.3", input=b"oi\noi\n")
+        self.assertEqual((result.text, result.status), ("resposta nova\n", 1), result)
+
+    def test_input_that_cannot_be_read(self):
+        """Aberta só para escrever (`0>/dev/null`): uma linha diz, em vez de uma espera sem fim."""
+        for args in ((), ("--apelido", "ana")):
+            with open(os.devnull, "wb") as unreadable:
+                child = self.spawn("cliente_udp.py", *self.nobody(), *args, ready=None, status=1, stdin=unreadable)
+            self.assertEqual(child.wait(), 1)
+            self.assertRegex(child.errors(), r"\Acliente_udp\.py: erro: não consigo ler a entrada: .*\n\Z")
+
+    def test_terminal_says_which_answer_is_late(self):
+        def two(sock, data, who):
+            sock.sendto(b"um", who)
+        server = self.serve(lambda *_: None, two)
+        child = self.spawn("cliente_udp.py", "127.0.0.1", server.getsockname()[1], "--espera", "0.2", tty=True,
+                           ready="> ")
+        child.type("um\r")
+        child.expect("sem resposta")
+        child.type("dois\r")
+        child.expect(r"um  \(atrasada: [\d.]+ s\)")
+        child.expect("sem resposta")  # "dois" continuou à espera: a atrasada não valeu por ela
+        child.type("\x04")
+        self.assertEqual(child.wait(), 0)
+
+    def test_usage_errors(self):
+        for args, word in ((("5050",), "127.0.0.1 5050"), (("127.0.0.1", "0"), "65535"), (("--ping", "0"), "100000"),
+                           (("--tamanho", "11"), "bytes"), (("--ping", "1", "--mensagem", "x"), "mensagem"),
+                           *(((f"--apelido={nick}",), "visíveis") for nick in ("", "a b", "a\x1b", "\u3164")),
+                           (("--apelido=ana!x",), "não leva !")):
+            self.assert_usage_error("cliente_udp.py", args, word)
+        for host, words in (("a..b", "não encontro a máquina"), ("127.255.255.255", "não foi possível falar com")):
+            self.assert_one_line_error(self.run_script("cliente_udp.py", host, "--mensagem", "x"), words)
+
+    def test_poor_output_and_closed_pipe(self):
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        result = self.client(server, "--mensagem", "ação", env={"PYTHONIOENCODING": "ascii"}, status=0)
+        self.assertEqual(result.text, "a??o\n")
+        read, write = os.pipe()
+        os.close(read)
+        child = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--mensagem", "oi", ready=None, status=1,
+                           stdout=write)
+        os.close(write)
+        child.wait()
+
+    def test_naive_waits_for_ever(self):
+        """O ingênuo, se o que disse se perde, espera para sempre; o nosso conta, e acaba."""
+        mute = self.peer()
+        code = "import socket, sys\n" + naive_program("cliente_udp.py").replace("5050", str(mute.getsockname()[1]))
+        with self.assertRaises(subprocess.TimeoutExpired):
+            subprocess.run([sys.executable, "-c", code], input=b"oi\n", stdout=subprocess.PIPE, timeout=1)
+        result = self.run_script("cliente_udp.py", *mute.getsockname(), "--mensagem", "oi", "--espera", 0.1)
+        self.assert_one_line_error(result, "sem resposta", "em 1 tentativa.", "--tentativas 5")
+
+    def test_input_that_fails_in_the_middle(self):
+        """L4: a entrada que falha depois de começada é dita em uma linha, e ninguém espera para sempre."""
+        module = load("cliente_udp.py")
+        with contextlib.closing(module.Keyboard(None)) as keyboard:
+            def broken():
+                yield b"oi"
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            with mock.patch.object(module, "piped_lines", broken):
+                keyboard.read()
+            self.assertEqual(keyboard.get(), b"oi")
+            self.assertRaisesRegex(module.Failure, "não consigo ler a entrada: não quer esperar", keyboard.get)
+
+
+class TestClienteUdpTally(ClienteUdpTestCase):
+    """Quanto se perde, se dobra e se atrasa."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.room, cls.module = load("servidor_udp.py"), load("cliente_udp.py")
+
+    def test_readme_ping(self):
+        for fields, octets in self.vectors("ping"):
+            session, seq, size = int(fields["sorteio"], 16), int(fields["número"]), int(fields["tamanho"])
+            self.assertEqual(self.module.encode_ping(session, seq, size), bytes.fromhex(octets))
+            self.assertEqual(self.module.decode_ping(bytes.fromhex(octets), session, size), seq)
+
+    def test_ping_round_trip(self):
+        for size in (12, 13, 64, 268, 269, 65507):
+            for seq in (0, 1, 2**32 - 1):
+                self.assertEqual(self.module.decode_ping(self.module.encode_ping(7, seq, size), 7, size), seq)
+
+    def test_ping_refuses_what_is_not_its_own(self):
+        good, rng = self.module.encode_ping(7, 3, 64), random.Random(SEED)
+        bad = [good[:n] for n in range(64)] + [good + b"\0", self.module.encode_ping(8, 3, 64), b"PONG" + good[4:],
+                                               good[:-1] + b"\xff"] + [rng.randbytes(64) if hasattr(rng, "randbytes")
+                                                                       else os.urandom(64) for _ in range(50)]
+        for data in bad:
+            self.assertEqual(self.module.decode_ping(data, 7, 64), -1, data)
+
+    def test_tally(self):
+        tally = self.module.Tally(patience_s=2)
+        for n in range(6):
+            tally.left_at.append(float(n))
+        for seq, now in ((0, 0.5), (2, 2.5), (1, 2.6), (2, 2.7), (3, 9.0), (99, 9.1)):  # 4 e 5 nunca voltam
+            tally.answered(seq, now)
+        self.assertEqual((tally.duplicates, tally.reordered, tally.lost(), tally.strange), (1, 1, 2, 1))
+        self.assertEqual(tally.marks(), "...axx")
+        self.assertEqual(tally.on_time(), [0.5, 0.5, 2.6 - 1.0])  # a atrasada não entra na ida e volta
+        self.assertIn("6 enviados: 3 respondidos, 1 atrasados, 2 perdidos (33.3%)", self.module.report(tally))
+
+    def test_percentile(self):
+        values = list(range(1, 101))
+        self.assertEqual([self.module.percentile(values, p) for p in (0, 50, 99, 100)], [1, 50, 99, 100])
+        self.assertEqual(self.module.percentile([5], 99), 5)
+
+    def test_strip_chart_is_small_and_hides_no_loss(self):
+        for count in (0, 1, 64, 65, 1024, 1025, 100000):
+            marks = "." * count
+            if count > 1:
+                marks = marks[:count // 2] + "x" + marks[count // 2 + 1:]
+            rows = self.module.strip_chart(marks)
+            self.assertLessEqual(len(rows), self.module.STRIP_ROWS + 1)
+            self.assertTrue(all(len(row) < 80 for row in rows), rows)
+            self.assertEqual(sum(row.count("x") for row in rows[:-1]), count > 1)
 
     def test_ping(self):
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
@@ -4003,6 +4115,95 @@ class TestClienteUDP(UDPTestCase):
         self.assertIn("5 enviados: 4 respondidos, 0 atrasados, 1 perdidos", result.text)
         self.assertIn("1 em dobro, 1 fora de ordem, 1 estranhos", result.text)
         self.assertRegex(result.text, r"(?m)^ +1 \.\.x\.\.$")
+
+    def test_live_line_fits_the_terminal(self):
+        server = self.peer()
+        child = self.spawn("cliente_udp.py", *server.getsockname(), "--ping", 1000, tty="all", status=130,
+                           ready=r"\r\x1b\[K\d+/1000 enviados, 0 respondidos  \r")  # 0 colunas: vale 80
+        self.resize(child, 20)
+        child.expect(r"\r\x1b\[K\d[^\r]{18}\r")
+        child.kill(signal.SIGINT)
+        self.assertEqual(child.wait(), 130)
+
+    def test_question_and_ping_outlive_the_network(self):
+        """Numa pergunta o erro é o fim dela, ou conta como tentativa; um --ping segue até o fim da conta."""
+        ping = "--ping", "3", "--intervalo", "1", "--espera"
+        for number, words in self.NETWORK_ERRORS.items():
+            module, args = self.faulty("send", [number] * 2)
+            self.assertRaisesRegex(module.Failure, words, module.ask, args, b"oi")
+            module, args = self.faulty("send", [number] * 99, *ping, "0.01")
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.assertRaisesRegex(module.Failure, words, module.ping, args)
+        module, args = self.faulty("send", [errno.ENETUNREACH] * 2, "--tentativas", "1000", "--espera", "0.05")
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            self.assertEqual(module.ask(args, b"oi"), 0)
+        self.assertEqual(shown.getvalue(), "oi\n")
+        module, args = self.faulty("recv", [errno.ENETUNREACH], *ping, "30")
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            module.ping(args)
+        self.assertIn("3 enviados: 3 respondidos", shown.getvalue())
+
+
+class TestClienteUdpConversation(ClienteUdpTestCase):
+    """O teclado e a rede ao mesmo tempo."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.room, cls.module = load("servidor_udp.py"), load("cliente_udp.py")
+
+    def test_readme_invite(self):
+        for fields, octets in self.vectors("convite"):
+            invite = bytes.fromhex(octets)
+            self.assertEqual(self.room.INVITE.format(fields["código"]).encode(), invite)
+            self.assertEqual(self.module.proof(invite, b"oi"), fields["código"].encode() + b" oi")
+
+    def test_columns(self):
+        """Quantas colunas do terminal a linha digitada ocupa: por elas, e não pelas letras, se sabe onde apagar."""
+        for text, width, used in (("", 80, 0), ("ação", 80, 4), ("e\u0301", 80, 1), ("日本", 80, 4),
+                                  ("❤\ufe0f", 80, 1), ("abc", 3, 3), ("ab日", 3, 5), ("a日b日", 3, 6), ("日日日", 3, 8)):
+            self.assertEqual(self.module.columns(text, width), used, (text, width))
+
+    def test_keepalive(self):
+        """Um membro calado manda um datagrama vazio de tempos em tempos; quem não é membro, nunca."""
+        args, sent = self.module.build_parser().parse_args(["--apelido", "ana"]), []
+        talk = self.module.Conversation(argparse.Namespace(send=sent.append), None, args)
+        talk.check_deadlines()
+        self.assertEqual(sent, [])
+        talk.state, talk.keepalive_at = self.module.MEMBER, time.monotonic()
+        talk.check_deadlines()
+        talk.check_deadlines()
+        self.assertEqual(sent, [b""])
+
+    def test_nicks(self):
+        """S3: o que o cliente aceita como apelido é o que a sala aceita: a regra é um bloco comum."""
+        for good in ("ana", "José", "x" * 20, "名前"):
+            self.assertEqual(self.room.nick_fault(good), "")
+        for bad in ("", "x" * 21, "a b", "a\x1b", "/ana", "a\nb", "\u202e"):
+            self.assertNotEqual(self.room.nick_fault(bad), "", repr(bad))
+
+    def test_silence(self):
+        mute = self.peer()
+        result = self.client(mute, "--mensagem", "oi", "--espera", "0.1", "--tentativas", "3")
+        self.assert_one_line_error(result, "sem resposta", "0.1 s", "3 tentativa", "O datagrama saiu", "s 15")
+        self.assertEqual([mute.recv(9) for _ in range(3)], [b"oi"] * 3)  # retransmitiu
+        result = self.client(mute, "--ping", "2", "--intervalo", "1", "--espera", "0.1")
+        self.assert_one_line_error(result, "sem resposta", "Tente: --espera 0.5")  # ao --ping, tentativas não servem
+        self.assertIn("2 perdidos (100.0%)", result.text)
+
+    def test_insists_until_the_server_is_up(self):
+        host, port = self.nobody()
+        child = self.spawn("cliente_udp.py", host, port, "--mensagem", "oi", "--tentativas", 100, "--espera", 0.1,
+                           "--verbose", ready=None)
+        child.expect_error(r"-> .* porta \d+ 2 B oi$")
+        self.spawn("servidor_udp.py", host, port)
+        child.expect("^oi$")
+        self.assertEqual(child.wait(), 0)
+
+    def test_escapes(self):
+        server = self.serve(lambda sock, data, who: sock.sendto(b"\x1b]0;x\x07\xff\nfim\n", who))
+        result = self.client(server, "--mensagem", "oi", "--verbose", status=0)
+        self.assertEqual(result.text, "\\x1b]0;x\\x07\ufffd\nfim\n")
+        self.assertIn("12 B \\x1b]0;x", result.err)
 
     def test_random_answers(self):
         """2 x 5000 datagramas ao acaso: o cliente não cai, não gira, e não responde a quem pede código sem parar."""
@@ -4055,10 +4256,6 @@ class TestClienteUDP(UDPTestCase):
         import termios
         self.assertTrue(termios.tcgetattr(ana.master)[3] & termios.ECHO)
 
-    def resize(self, child, columns):
-        import termios
-        fcntl.ioctl(child.master, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
-
     def test_long_line_is_not_torn(self):
         """A linha digitada ocupa várias do terminal: o que chega a apaga inteira, e a redesenha inteira."""
         if not importlib.util.find_spec("readline"):
@@ -4079,39 +4276,28 @@ class TestClienteUDP(UDPTestCase):
         child.kill(signal.SIGINT)
         child.wait()
 
-    def test_waits_for_the_prompt(self):
-        """O que chega enquanto o prompt se pinta espera por ele; senão sairia "> > ". Se nada avisará, não espera."""
-        module, seen, screen = load("cliente_udp.py"), [], io.StringIO()
-        painted = argparse.Namespace(wait=lambda _: seen.append(screen.getvalue()))
-        keyboard = argparse.Namespace(prompt="> ", painted=painted)
-        talk = module.Conversation(None, keyboard, module.build_parser().parse_args([]))
-        size = mock.patch.object(module.os, "get_terminal_size", return_value=os.terminal_size((80, 24)))
-        for hook, waits in (({"set_pre_input_hook": print}, [""]), ({}, [])):  # nem toda libedit o tem
-            module.readline = argparse.Namespace(get_line_buffer=lambda: "日" * 39, **hook)  # com o prompt, 80 colunas
-            with size, contextlib.redirect_stdout(screen):
-                talk.show(["oi"])
-            self.assertEqual((seen, screen.getvalue()), (waits, f"\r\x1b[A\x1b[Joi\n> {'日' * 39} \r"))
-            seen.clear()
-            screen.truncate(screen.seek(0))
-        talk.leaving = True  # não há mais o que digitar
-        with size, contextlib.redirect_stdout(screen):
+    def test_no_prompt_after_the_goodbye(self):
+        """Depois do /sair não há mais o que digitar: a linha em edição não se redesenha."""
+        module, out = load("cliente_udp.py"), io.StringIO()
+        screen = mock.Mock(typing=True, unfinished="", dumb=False, over=False,
+                           **{"edited.return_value": "> " + "日" * 39})
+        talk = module.Conversation(mock.Mock(limit=99), mock.Mock(screen=screen), module.build_parser().parse_args([]))
+        screen.show = lambda text: module.Screen.show(screen, text)
+        talk.state = module.MEMBER
+        with mock.patch.object(module.os, "get_terminal_size", return_value=os.terminal_size((80, 24))), \
+                contextlib.redirect_stdout(out):
+            talk.show(["oi"])
+            self.assertEqual(out.getvalue(), f"\r\x1b[A\x1b[Joi\n> {'日' * 39} \r")
+            out.truncate(out.seek(0))
+            talk.obey(b"/sair")
             talk.show(["até logo"])
-        self.assertEqual(screen.getvalue(), "\r\x1b[A\x1b[Jaté logo\n")
-
-    def test_live_line_fits_the_terminal(self):
-        server = self.peer()
-        child = self.spawn("cliente_udp.py", *server.getsockname(), "--ping", 1000, tty="all", status=130,
-                           ready=r"\r\x1b\[K\d+/1000 enviados, 0 respondidos  \r")  # 0 colunas: vale 80
-        self.resize(child, 20)
-        child.expect(r"\r\x1b\[K\d[^\r]{18}\r")
-        child.kill(signal.SIGINT)
-        self.assertEqual(child.wait(), 130)
+        self.assertEqual(out.getvalue(), "\r\x1b[A\x1b[Jaté logo\n")
 
     def test_flood_does_not_hush_the_keyboard(self):
         """Um servidor que não para de falar: o que se digita sai, e o Ctrl+D acaba."""
         module, sent, flood = load("cliente_udp.py"), [], iter([b"bla"] * 100)
         wire = argparse.Namespace(receive=lambda *_: next(flood), send=sent.append, trouble="", limit=65507)
-        with contextlib.closing(module.Keyboard("")) as keyboard, contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.closing(module.Keyboard(None)) as keyboard, contextlib.redirect_stdout(io.StringIO()):
             for line in (b"oi", None):
                 keyboard.lines.put(line)
                 keyboard.wake_w.send(b"!")
@@ -4121,7 +4307,7 @@ class TestClienteUDP(UDPTestCase):
     def test_echo_of_what_a_room_says(self):
         """Digitou-se "?" e, antes do eco, outra linha: o "?" que volta é o eco, e não uma sala que pergunta quem é."""
         module, sent, shown = load("cliente_udp.py"), [], io.StringIO()
-        wire, keyboard = argparse.Namespace(send=sent.append, limit=65507), argparse.Namespace(prompt="")
+        wire, keyboard = argparse.Namespace(send=sent.append, limit=65507), argparse.Namespace(screen=None)
         talk = module.Conversation(wire, keyboard, module.build_parser().parse_args([]))
         with contextlib.redirect_stdout(shown):
             for line in (b"?", b"oi"):
@@ -4144,31 +4330,10 @@ class TestClienteUDP(UDPTestCase):
         module, args = self.faulty("send", [errno.ENETUNREACH] * 2)
         with contextlib.closing(module.Wire(args)) as wire:
             talk = module.Conversation(wire, None, args)
-            talk.member = True
+            talk.state = module.MEMBER
             with self.assertRaises(KeyboardInterrupt), contextlib.closing(talk):
                 raise KeyboardInterrupt
-            self.assertIn("Network is unreachable", wire.trouble)
-
-    def faulty(self, operation, errors, *options):
-        """O cliente, cujo socket falha em `operation` com estes erros e depois se cura, e args para um eco."""
-        module, errors = load("cliente_udp.py"), iter(errors)
-
-        class Faulty(module.Wire):
-            def __init__(self, args):
-                super().__init__(args)
-                real = getattr(self.sock, operation)
-
-                def fail(argument):
-                    for number in errors:
-                        raise OSError(number, os.strerror(number))
-                    return real(argument)
-                self.sock = mock.Mock(wraps=self.sock, **{operation: fail})
-        module.Wire = Faulty
-        echo = self.serve(*[lambda sock, data, who: sock.sendto(data, who)] * 9)
-        return module, module.build_parser().parse_args([*map(str, echo.getsockname()), *options])
-
-    NETWORK_ERRORS = {errno.ENETUNREACH: "Network is unreachable", errno.EHOSTUNREACH: "No route to host",
-                      errno.EMSGSIZE: "datagrama menor", errno.EPERM: "firewall", errno.ECONNREFUSED: "ninguém escuta"}
+            self.assertIn("não há rede até lá", wire.trouble)
 
     def test_conversation_outlives_the_network(self):
         """O Wi-Fi cai no meio da conversa, e volta: uma linha conta, na hora, e a conversa segue."""
@@ -4176,7 +4341,7 @@ class TestClienteUDP(UDPTestCase):
             for number, words in self.NETWORK_ERRORS.items():
                 module, args = self.faulty(operation, [number] * times, "--espera", "30")
                 warned, shown = [], io.StringIO()
-                with contextlib.closing(module.Keyboard("")) as keyboard, contextlib.redirect_stdout(shown), \
+                with contextlib.closing(module.Keyboard(None)) as keyboard, contextlib.redirect_stdout(shown), \
                         contextlib.closing(module.Wire(args)) as wire:
                     def type_lines(*lines):
                         for line in lines:
@@ -4194,38 +4359,12 @@ class TestClienteUDP(UDPTestCase):
                 self.assertIn(words, warned[0])
                 self.assertTrue(shown.getvalue().startswith(came), shown.getvalue())
 
-    def test_question_and_ping_outlive_the_network(self):
-        """Numa pergunta o erro é o fim dela, ou conta como tentativa; um --ping segue até o fim da conta."""
-        ping = "--ping", "3", "--intervalo", "1", "--espera"
-        for number, words in self.NETWORK_ERRORS.items():
-            module, args = self.faulty("send", [number] * 2)
-            self.assertRaisesRegex(module.Failure, words, module.ask, args, b"oi")
-            module, args = self.faulty("send", [number] * 99, *ping, "0.01")
-            with contextlib.redirect_stdout(io.StringIO()):
-                self.assertRaisesRegex(module.Failure, words, module.ping, args)
-        module, args = self.faulty("send", [errno.ENETUNREACH] * 2, "--tentativas", "1000", "--espera", "0.05")
-        with contextlib.redirect_stdout(io.StringIO()) as shown:
-            self.assertEqual(module.ask(args, b"oi"), 0)
-        self.assertEqual(shown.getvalue(), "oi\n")
-        module, args = self.faulty("recv", [errno.ENETUNREACH], *ping, "30")
-        with contextlib.redirect_stdout(io.StringIO()) as shown:
-            module.ping(args)
-        self.assertIn("3 enviados: 3 respondidos", shown.getvalue())
-
     def test_born_without_streams(self):
         """`<&-` e `2>&-`: o descritor que falta já é de um socket, e não se lê dele nem se escreve nele."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
         for closed, args in (("<&-", ()), ("2>&-", ("--ping", "1"))):
             result = self.client(server, *args, prefix=("sh", "-c", f'exec "$@" {closed}', "sh"), status=0)
             self.assertEqual("1 respondidos" in result.text, bool(args), result)
-
-    def test_input_that_cannot_be_read(self):
-        """Aberta só para escrever (`0>/dev/null`): uma linha diz, em vez de uma espera sem fim."""
-        for args in ((), ("--apelido", "ana")):
-            with open(os.devnull, "wb") as unreadable:
-                child = self.spawn("cliente_udp.py", *self.nobody(), *args, ready=None, status=1, stdin=unreadable)
-            self.assertEqual(child.wait(), 1)
-            self.assertRegex(child.errors(), r"\Acliente_udp\.py: erro: não consigo ler a entrada: .*\n\Z")
 
     def test_terminal_before_the_server(self):
         host, port = self.nobody()
@@ -4244,20 +4383,6 @@ class TestClienteUDP(UDPTestCase):
         result = self.run_script("cliente_udp.py", host, port, "--apelido", "ana", status=1)
         self.assertEqual(result.text, "")
         self.assert_one_line_error(result, "ninguém escuta", f"./servidor_udp.py {host} {port} --modo chat")
-
-    def test_terminal_says_which_answer_is_late(self):
-        def two(sock, data, who):
-            sock.sendto(b"um", who)
-        server = self.serve(lambda *_: None, two)
-        child = self.spawn("cliente_udp.py", "127.0.0.1", server.getsockname()[1], "--espera", "0.2", tty=True,
-                           ready="> ")
-        child.type("um\r")
-        child.expect("sem resposta")
-        child.type("dois\r")
-        child.expect(r"um  \(atrasada: [\d.]+ s\)")
-        child.expect("sem resposta")  # "dois" continuou à espera: a atrasada não valeu por ela
-        child.type("\x04")
-        self.assertEqual(child.wait(), 0)
 
     def test_interrupt(self):
         """Ctrl+C e SIGTERM: estado 130, e o terminal como estava; o --ping mostra as contas até ali."""
@@ -4281,24 +4406,142 @@ class TestClienteUDP(UDPTestCase):
             self.assertEqual(child.wait(), 130)
             self.assertEqual(termios.tcgetattr(slave), before)
 
-    def test_usage_errors(self):
-        for args, word in ((("5050",), "127.0.0.1 5050"), (("127.0.0.1", "0"), "65535"), (("--ping", "0"), "100000"),
-                           (("--tamanho", "11"), "bytes"), (("--ping", "1", "--mensagem", "x"), "mensagem"),
-                           *(((f"--apelido={nick}",), "apelido sem espaços") for nick in ("", "a b", "a\x1b"))):
-            self.assert_usage_error("cliente_udp.py", args, word)
-        for host, words in (("a..b", "não encontro a máquina"), ("127.255.255.255", "não foi possível falar com")):
-            self.assert_one_line_error(self.run_script("cliente_udp.py", host, "--mensagem", "x"), words)
+    def test_the_port_changed_on_the_way(self):
+        """S6: a sala não nos conhece mais (o roteador mudou a porta): o código da entrada devolve o apelido."""
+        module, sent = load("cliente_udp.py"), []
+        wire = argparse.Namespace(send=sent.append, limit=65507, trouble="")
+        args = module.build_parser().parse_args(["--apelido", "ana"])
+        talk = module.Conversation(wire, argparse.Namespace(screen=None), args)
+        talk.say(module.ENTER)
+        talk.hear(module.INVITE.format("AAAAAAA").encode())
+        talk.obey(b"oi")
+        talk.hear(module.HINTS[0])
+        talk.hear(module.INVITE.format("BBBBBBB").encode())
+        self.assertEqual(sent[1:], [b"AAAAAAA /nick ana", b"oi", b"/entrar".ljust(64),
+                                    b"BBBBBBB /nick ana AAAAAAA", b"oi"])
 
-    def test_poor_output_and_closed_pipe(self):
-        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
-        result = self.client(server, "--mensagem", "ação", env={"PYTHONIOENCODING": "ascii"}, status=0)
-        self.assertEqual(result.text, "a??o\n")
-        read, write = os.pipe()
-        os.close(read)
-        child = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--mensagem", "oi", ready=None, status=1,
-                           stdout=write)
-        os.close(write)
-        child.wait()
+
+class TestClienteUdpGuards(unittest.TestCase):
+    """As guardas do cliente, sem rede, sem terminal e sem relógio."""
+
+    def setUp(self):
+        self.module, self.sent, self.screen, self.errors = load("cliente_udp.py"), [], io.StringIO(), io.StringIO()
+        self.wire = argparse.Namespace(send=self.sent.append, limit=65507, trouble="")
+        for redirect in (contextlib.redirect_stdout(self.screen), contextlib.redirect_stderr(self.errors)):
+            redirect.__enter__()
+            self.addCleanup(redirect.__exit__, None, None, None)
+
+    def parse(self, *args):
+        return self.module.build_parser().parse_args(args)
+
+    def talk(self, *args):
+        return self.module.Conversation(self.wire, argparse.Namespace(screen=None), self.parse(*args))
+
+    def test_a_crooked_server_does_not_make_us_spin(self):
+        """A cada pergunta respondem-se só MAX_PROOFS pedidos de código, na conversa e no modo pergunta."""
+        invite, most = self.module.INVITE.format("ABCDEFG").encode(), self.module.MAX_PROOFS
+        talk = self.talk()
+        talk.obey(b"oi")
+        for _ in range(50):
+            talk.hear(invite)
+        self.assertEqual(self.sent, [b"oi"] + [b"ABCDEFG oi"] * most)
+        del self.sent[:]
+        news = iter([invite] * 50)
+        self.wire.receive, self.wire.args = lambda _: next(news), self.parse()
+        self.assertEqual(self.module.exchange(self.wire, b"oi", hurry=False), invite)
+        self.assertEqual(self.sent, [b"oi"] + [b"ABCDEFG oi"] * most + [b"/sair"])
+
+    def test_only_an_invite_is_an_invite(self):
+        for code, answer in (("ABCDEFG", b"ABCDEFG oi"), ("ABCDEFGH", None), ("ABCDEF", None), ("", None)):
+            self.assertEqual(self.module.proof(self.module.INVITE.format(code).encode(), b"oi"), answer)
+
+    def test_the_room_forgot_us(self):
+        """A sala caiu e voltou: entra-se outra vez, com o apelido, e a linha digitada não se perde."""
+        talk = self.talk("--apelido", "ana")
+        talk.obey(b"oi")
+        talk.hear(self.module.HINTS[0])
+        talk.hear(self.module.INVITE.format("ABCDEFG").encode())
+        self.assertEqual(self.sent, [b"oi", b"/entrar".ljust(64), b"ABCDEFG /nick ana", b"oi"])
+
+    def test_late_and_equal(self):
+        """Duas perguntas iguais, a primeira atrasada: a resposta pode ser de qualquer uma, e vale pelas duas."""
+        talk = self.talk()
+        talk.obey(b"oi")
+        talk.waiting[0].late = True
+        talk.obey(b"oi")
+        talk.hear(b"oi")
+        self.assertEqual(len(talk.waiting), 0)
+        self.assertRegex(self.screen.getvalue(), r"^oi  \(esta, ou a atrasada de [\d.]+ s: são iguais\)\n$")
+
+    def test_echo_after_an_error(self):
+        """Um erro da rede esvazia a espera: o eco de um "?" que ainda chega continua a ser um eco."""
+        talk = self.talk()
+        talk.obey(b"?")
+        talk.waiting.clear()
+        talk.hear(b"?")
+        self.assertEqual((self.sent, self.screen.getvalue()), ([b"?"], "?\n"))
+
+    def test_what_waits_is_bounded(self):
+        talk, keyboard = self.talk(), self.module.Keyboard(None)
+        for n in range(100):
+            talk.obey(b"%d" % n)
+        self.assertEqual(len(talk.waiting), self.module.REMEMBERED)
+        talk.obey(bytes(65508))
+        self.assertEqual((len(self.sent), talk.status), (100, 1))
+        self.assertIn("65508 bytes não cabem num datagrama", self.errors.getvalue())
+        self.assertEqual(keyboard.lines.maxsize, self.module.QUEUE_LINES)
+        keyboard.close()
+        self.module.piped_lines = lambda: [b"a linha que chega quando o programa acaba"]
+        keyboard.read()  # o par já fechou, e ela não é um erro
+
+    def test_endless_line(self):
+        """Um cano que não tem fim de linha vem aos pedaços, e não cresce na memória."""
+        size = self.module.ANSWER_SIZE
+        chunks = iter([bytes(size - 1)] * 9 + [b""])
+        self.module.os = argparse.Namespace(read=lambda *_: next(chunks))
+        lines = list(self.module.piped_lines())
+        self.assertEqual(sum(map(len, lines)), 9 * (size - 1))
+        self.assertLess(max(map(len, lines)), 2 * size)
+
+    def test_old_trouble_does_not_hush_a_new_try(self):
+        self.wire.trouble, self.wire.args, self.wire.receive = "sem rota", self.parse(), lambda _: b"oi"
+        self.assertEqual(self.module.exchange(self.wire, b"oi", hurry=True), b"oi")
+
+    def ping(self, receive, *args):
+        """Roda run_ping num relógio de mentira: receive(espera) devolve (datagrama, segundos que passaram)."""
+        clock, sent_at = [0.0], []
+
+        def listen(wait_s):
+            data, spent = receive(max(0, wait_s))
+            clock[0] += spent
+            return data
+
+        def send(data):
+            self.sent.append(data)
+            sent_at.append(clock[0])
+        self.module.time = argparse.Namespace(monotonic=lambda: clock[0], perf_counter=lambda: clock[0])
+        wire, args = argparse.Namespace(send=send, receive=listen, trouble="sem rota"), self.parse(*args)
+        tally = self.module.Tally(args.espera)
+        self.module.run_ping(wire, args, tally)
+        return tally, sent_at, wire
+
+    def test_ping_after_the_laptop_slept(self):
+        """Uma hora de tampa fechada não vira uma rajada: recupera-se um segundo de envios, e não a hora."""
+        naps = itertools.chain([3600], itertools.repeat(0.1))
+        _, sent_at, _ = self.ping(lambda wait: (None, max(wait, next(naps)) if wait else 0), "--ping", "500")
+        burst = collections.Counter(int(when) for when in sent_at).most_common(1)[0][1]
+        self.assertLessEqual(burst, 22)
+
+    def test_ping_waits_for_copies(self):
+        """Voltou tudo: ainda se escuta um instante, que uma cópia pode vir atrás; e não a espera inteira."""
+        news = itertools.chain([(0, 0.01), (0, 0.01)], itertools.repeat(None))
+
+        def receive(wait):
+            item = next(news)
+            return (self.sent[item[0]], item[1]) if item else (None, wait)
+        tally, _, wire = self.ping(receive, "--ping", "1", "--espera", "3600")
+        self.assertEqual((tally.duplicates, wire.trouble), (1, ""))
+        self.assertLess(self.module.time.monotonic(), 1)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -8343,6 +8586,11 @@ def camel(name):
     return "".join(word.capitalize() for word in name[:-3].split("_"))
 
 
+def capitals(cure):
+    """LineBuffer, Client.hang_up, start_tls -> LineBuffer, ClientHangUp, StartTls."""
+    return "".join(word[:1].upper() + word[1:] for word in re.split("[._]", cure))
+
+
 def definitions(tree):
     """Nome (Classe, função ou Classe.método) -> as linhas onde se define."""
     where = collections.defaultdict(list)
@@ -8802,7 +9050,7 @@ class TestCasa(unittest.TestCase):
                 self.assertIn(banner[4].count("\n"), range(2, 6), "linhas de prosa sob o título")
                 first, last = (source.count("\n", 0, at) + 1 for at in (banner.start(), end))
                 self.assertTrue(any(first < line < last for line in where[cure]), f"{cure} não está na sua parte")
-                self.assertIn("Test" + camel(name) + cure.replace(".", ""), globals(), "não há classe de teste")
+                self.assertIn("Test" + camel(name) + capitals(cure), globals(), "não há classe de teste")
                 self.assertIn(cure, promises, "não há promessa no README")
 
 
