@@ -397,7 +397,9 @@ def report(tally: Tally) -> list:
         f"{tally.duplicates} em dobro, {tally.reordered} fora de ordem, {tally.strange} estranhos",
     ]
     if trips:
-        low, middle, p99, high = [1000 * percentile(trips, at) for at in (0, 50, 99, 100)]
+        low, middle, p99, high = [
+            1000 * percentile(trips, at) for at in (0, 50, 99, 100)
+        ]
         lines.append(f"ida e volta: mínimo {low:.3f}  mediana {middle:.3f}  p99 {p99:.3f}  "
                      f"máximo {high:.3f} ms")
     return lines + strip_chart(tally.marks())
@@ -763,7 +765,10 @@ class Conversation:
             self.keepalive_at = time.monotonic() + KEEPALIVE_S
 
     def hear(self, data):
-        """Mostra o que chegou e desconta a pergunta a que responde; a um pedido de código, responde."""
+        """Mostra o que chegou e desconta a pergunta a que responde.
+
+        A um pedido de código, responde sem mostrar nada.
+        """
         echo, note = self.settle(data)
         answer = None
         if not echo and data != self.last:

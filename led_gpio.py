@@ -1561,7 +1561,10 @@ CONTENT_SECURITY_POLICY = (
 
 
 class Refusal(Exception):
-    """Um pedido que não se atende: o estado HTTP, e a frase que se mostra a quem pediu."""
+    """Um pedido que não se atende: o estado HTTP, e a frase que se mostra a quem pediu.
+
+    A frase diz o que fazer: quem a lê é uma pessoa, num navegador que outro site pode ter mandado.
+    """
 
     def __init__(self, status, text):
         super().__init__(text)
@@ -1594,8 +1597,8 @@ def parse_head(head: bytes) -> Request:
     except http.client.HTTPException:
         raise Refusal(400, "O cabeçalho deste pedido não se entende.") from None
     # Dois Host seriam duas respostas à pergunta "de quem é esta página?" (RFC 9112, 3.2). Um corpo
-    # aos pedaços (chunked) não se entende aqui: nenhum navegador o manda a um formulário, e adivinhar
-    # onde um pedido acaba é dar a outro o que vem depois.
+    # aos pedaços (chunked) não se entende aqui: nenhum navegador o manda a um formulário, e
+    # adivinhar onde um pedido acaba é dar a outro o que vem depois.
     if len(headers.get_all("host", [])) != 1 or "transfer-encoding" in headers:
         raise Refusal(400, "O cabeçalho deste pedido não se entende.")
     return Request(found[1], found[2].partition("?")[0], headers, b"")
@@ -1631,6 +1634,7 @@ def foreign(headers) -> str:
 
 def is_own_name(name) -> bool:
     """Um endereço IP, localhost ou o nome desta máquina: nada que um DNS de fora responda."""
+    # O ponto final é o do DNS; o .local, o do mDNS (RFC 6762), que só a rede de casa responde.
     own = socket.gethostname().lower()
     name = name.rstrip(".")
     if name in ("localhost", own, f"{own}.local"):

@@ -8647,7 +8647,7 @@ def births(tree):
 
 each_script = each(*SCRIPTS)
 # Os que já se contam do programa ingênuo ao que aguenta (quem termina o seu, põe-no aqui).
-RETOLD = ("servidor.py", "servidor_udp.py", "raw_client.py", "led_gpio.py")
+RETOLD = ("servidor.py", "cliente.py", "servidor_udp.py", "cliente_udp.py", "raw_client.py", "led_gpio.py")
 each_retold = each(*RETOLD)
 each_server = each("servidor.py", "servidor_udp.py", "led_gpio.py")
 each_source = each(*SCRIPTS, "test_all.py")
