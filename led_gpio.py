@@ -31,6 +31,7 @@ O que lhe falta, e cada parte deste arquivo cura uma falta:
     5  o contato treme, e o toque sem servidor se perde ... Button, Conversation
     6  qualquer um na rede manda no LED ................... Secret
     7  um navegador só o acende a mando de outro site ..... Page
+    8  só obedece a quem sabe o seu endereço .............. Mqtt, Packets
 
 O que ele não faz: mandar em mais de um LED, variar o brilho e, sem --certificado, cifrar.
 """
@@ -47,8 +48,10 @@ import http.client
 import http.cookies
 import io
 import ipaddress
+import json
 import os
 import queue
+import random
 import re
 import secrets
 import select
@@ -1395,7 +1398,7 @@ def proof(secret: bytes, challenge: str) -> str:
     return hmac.new(secret, challenge.encode(), "sha256").hexdigest()
 
 
-def read_secret(path):
+def read_secret(path, least=SECRET_MIN):
     """A senha compartilhada: o texto do arquivo, sem espaços nem fins de linha nas pontas."""
     again = shlex.quote(path)
     try:
@@ -1407,8 +1410,8 @@ def read_secret(path):
                       f"(umask 077; openssl rand -hex 32 > {again})") from None
     except OSError as error:
         raise Failure(f"não consigo ler a senha de {path}: {reason(error)}") from None
-    if len(secret) < SECRET_MIN:
-        raise Failure(f"{path}: a senha tem menos de {SECRET_MIN} bytes. "
+    if len(secret) < least:
+        raise Failure(f"{path}: a senha tem menos de {least} bytes. "
                       "Noutro arquivo: (umask 077; openssl rand -hex 32 > senha-nova.txt)")
     if os.name == "posix" and mode & 0o077:
         raise Failure(f"{path}: outros usuários podem ler a senha. Só você: chmod 600 {again}")
@@ -1891,6 +1894,644 @@ def is_loopback(host) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------
+# 8. Mqtt: muitos Pis, e um broker que já existe
+#
+# Quem quer mandar em dez LEDs precisaria saber dez endereços, e cada LED, abrir uma porta. Com MQTT
+# 3.1.1 (OASIS, 2014) é o LED quem liga para um broker, e os dois lados só sabem nomes: o broker
+# guarda o último estado de cada um, e diz quem sumiu. O LED por TCP nunca espera por ele.
+#
+#     led_gpio/NOME/online    online ou offline; o broker diz offline por quem some (will)
+#     led_gpio/NOME/led       ON ou OFF, e o broker o repete a quem chega (retain)
+#     led_gpio/NOME/led/set   quem manda: ON, OFF ou TOGGLE
+#     led_gpio/NOME/botao     {"event_type": "press"} a cada toque
+#     homeassistant/device/NOME/config    o que o Home Assistant precisa para mostrar os dois
+
+MQTT_PORT = 1883
+MQTT_TLS_PORT = 8883
+# Segundos de silêncio prometidos ao broker: passado o dobro da metade sem notícia dele, ele se foi.
+MQTT_KEEPALIVE_S = 30
+# Segundos para conectar, para o CONNACK e para o nosso próprio `online` voltar.
+MQTT_ANSWER_S = 5
+# Segundos entre tentativas: 1, 2, 4... até MAX; e de 1 outra vez só depois de uma ligação que durou
+# STEADY. Dois com o mesmo nome derrubam um ao outro: assim, poucas vezes por minuto.
+MQTT_RETRY_S = 1
+MQTT_RETRY_MAX_S = 60
+MQTT_STEADY_S = 60
+# Bytes que se guardam de um pacote: o resto passa sem ocupar memória.
+MQTT_PACKET_LIMIT = 4096
+# Vezes, e em quantos segundos, que se desmente um offline que não é nosso.
+MQTT_HEALS = 5
+MQTT_HEALS_S = 60
+# Segundos que a despedida espera pelo broker; e o fim do programa, o dobro disso por ela.
+MQTT_PARTING_S = 0.25
+# Bytes de um nome que todo broker aceita (MQTT-3.1.3-5), e do sufixo que a placa lhe dá.
+MQTT_NAME_LIMIT = 23
+MQTT_SUFFIX = 8
+# Onde o kernel diz o número de série do Pi, e as placas de rede: as pontes e os túneis, que mudam
+# de endereço quando querem, não têm `device`.
+SERIAL_PATH = "/proc/device-tree/serial-number"
+CARDS = "/sys/class/net/*/device"
+
+# Os pacotes (seção 2.2.1): os quatro bits altos do primeiro byte.
+# Só estes: nem QoS 2, nem deixar de assinar, fazem falta a um LED.
+CONNECT = 1
+CONNACK = 2
+PUBLISH = 3
+PUBACK = 4
+SUBSCRIBE = 8
+SUBACK = 9
+PINGREQ = 12
+DISCONNECT = 14
+# Bits baixos do PUBLISH; e os do CONNECT: sessão limpa, e um testamento retido, com QoS 1.
+RETAIN = 0x01
+QOS_1 = 0x02
+CLEAN_AND_WILL = 0x02 | 0x04 | 0x08 | 0x20
+WITH_USER = 0x80
+WITH_PASSWORD = 0x40
+# Por que um broker não nos quer (CONNACK). O mesmo engano é 4 num e 5 noutro.
+REFUSALS = {
+    1: "não fala MQTT 3.1.1",
+    2: "não aceita este nome: --nome OUTRO",
+    3: "está indisponível",
+    4: "recusou o usuário ou a senha: --mqtt-usuario e --mqtt-senha-arquivo",
+    5: "recusou o usuário ou a senha: --mqtt-usuario e --mqtt-senha-arquivo",
+}
+
+
+class ProtocolError(ValueError):
+    """Não é MQTT 3.1.1, ou é de quem não nos quer."""
+
+
+class Packet(NamedTuple):
+    """Um pacote. whole: os bytes couberam em MQTT_PACKET_LIMIT? Senão, body é só o começo."""
+
+    kind: int
+    flags: int
+    body: bytes
+    whole: bool
+
+
+class Message(NamedTuple):
+    """Um PUBLISH entendido. number: o que o PUBACK repete, ou b"" se é de QoS 0."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+    number: bytes
+
+
+def mqtt_packet(kind: int, body: bytes = b"", flags: int = 0) -> bytes:
+    """O tipo, o tamanho (de 1 a 4 bytes, 7 bits em cada, o menor primeiro) e o corpo.
+
+        31 18   00 14 "led_gpio/pi-sala/led"   "ON"
+        |  |    |                              o que sobra é a mensagem
+        |  |    o tópico, com o seu tamanho
+        |  24 bytes: um byte basta até 127; 128 é 80 01
+        PUBLISH, e retido
+    """
+    size = len(body)
+    head = bytearray([kind << 4 | flags])
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head) + body
+
+
+def mqtt_field(data) -> bytes:
+    """Um texto, ou bytes, com o seu tamanho antes, em dois bytes."""
+    if isinstance(data, str):
+        data = data.encode()
+    return struct.pack("!H", len(data)) + data
+
+
+def mqtt_connect(name: str, will: str, user=None, password=None) -> bytes:
+    """Quem somos, e o testamento: `offline` no tópico will, se a ligação cair.
+
+    Sessão limpa: uma ordem que ficasse à nossa espera no broker acenderia amanhã o LED.
+    """
+    flags = CLEAN_AND_WILL
+    fields = [name, will, "offline"]
+    if user is not None:
+        flags |= WITH_USER
+        fields.append(user)
+    if password is not None:
+        flags |= WITH_PASSWORD
+        fields.append(password)
+    head = mqtt_field("MQTT") + struct.pack("!BBH", 4, flags, MQTT_KEEPALIVE_S)
+    return mqtt_packet(CONNECT, head + b"".join(map(mqtt_field, fields)))
+
+
+def mqtt_publish(topic: str, payload: str, flags: int = 0, number: int = 0) -> bytes:
+    """flags: RETAIN, QOS_1 ou os dois; só com QOS_1 há número."""
+    body = mqtt_field(topic)
+    if flags & QOS_1:
+        body += struct.pack("!H", number)
+    return mqtt_packet(PUBLISH, body + payload.encode(), flags)
+
+
+def mqtt_subscribe(number: int, *topics) -> bytes:
+    """Pede tópicos com QoS 0: para um nível basta, e nada fica à espera do nosso PUBACK."""
+    body = struct.pack("!H", number)
+    for topic in topics:
+        body += mqtt_field(topic) + b"\0"
+    return mqtt_packet(SUBSCRIBE, body, 2)
+
+
+def read_publish(packet: Packet) -> Message:
+    """O que há num PUBLISH, ou ProtocolError."""
+    size = int.from_bytes(packet.body[:2], "big")
+    topic = packet.body[2:2 + size]
+    rest = packet.body[2 + size:]
+    number = b""
+    if packet.flags & QOS_1:
+        number, rest = rest[:2], rest[2:]
+    if len(packet.body) < 2 + size or packet.flags & QOS_1 and len(number) < 2:
+        raise ProtocolError("um PUBLISH menor do que diz")
+    return Message(topic.decode("utf-8", "replace"), rest, bool(packet.flags & RETAIN), number)
+
+
+class Packets:
+    """Bytes entram como o TCP os traz; saem pacotes inteiros. De um gigante guarda só o começo."""
+
+    def __init__(self):
+        # O que ainda não se leu.
+        self.data = bytearray()
+        # O primeiro byte do pacote que chega: o tipo e as flags dele.
+        self.first = None
+        # O que se guarda do corpo.
+        self.body = bytearray()
+        # Quantos bytes tem o corpo; e quantos lhe faltam, ou None entre dois pacotes.
+        self.size = 0
+        self.left = None
+
+    def feed(self, data: bytes):
+        """Gera os pacotes que se completaram; ProtocolError se isto não é MQTT."""
+        self.data += data
+        while self.data:
+            if self.left is None and not self.open():
+                return
+            part = self.data[:self.left]
+            del self.data[:self.left]
+            self.left -= len(part)
+            self.body += part[:MQTT_PACKET_LIMIT - len(self.body)]
+            if self.left:
+                return
+            self.left = None
+            whole = len(self.body) == self.size
+            yield Packet(self.first >> 4, self.first & 0x0F, bytes(self.body), whole)
+
+    def open(self):
+        """Lê o cabeçalho; False se ainda não chegou inteiro."""
+        # Quem fala HTTP, SSH ou TLS se denuncia no primeiro byte.
+        if self.first is None and self.data[0] != CONNACK << 4:
+            raise ProtocolError("não é um broker MQTT 3.1.1; ou lá é TLS: --mqtt-ca ARQUIVO")
+        size = 0
+        for place, byte in enumerate(self.data[1:5]):
+            size |= (byte & 0x7F) << 7 * place
+            if byte <= 0x7F:
+                self.first = self.data[0]
+                self.size = size
+                self.left = size
+                self.body = bytearray()
+                del self.data[:2 + place]
+                return True
+        if len(self.data) >= 5:
+            raise ProtocolError("não é um broker MQTT 3.1.1: um tamanho com mais de 4 bytes")
+        return False
+
+
+def own_name(action) -> str:
+    """O nome de quem não deu --nome: o da máquina, e algo que só esta placa tem.
+
+    Toda placa nova se chama raspberrypi, e o cartão copiado leva o nome junto; o número da placa,
+    não. E tem de ser o mesmo depois de um reinício: o broker reconhece por ele quem volta.
+    """
+    host = re.sub(r"[^A-Za-z0-9_-]+", "-", socket.gethostname().partition(".")[0])
+    name = host[:MQTT_NAME_LIMIT - MQTT_SUFFIX - 1].strip("-") or "led"
+    board = board_number()
+    if board:
+        name += "-" + board
+    # Os dois processos podem rodar na mesma placa, e cada um é alguém.
+    if action == "botao":
+        name += "-botao"
+    return name
+
+
+def board_number() -> str:
+    """O fim do número de série do Pi; senão, o de uma placa de rede; "" se não há."""
+    for path in (SERIAL_PATH, *sorted(map(address_of, glob.glob(CARDS)))):
+        with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
+            number = re.sub(r"[^0-9a-fA-F]", "", file.read())
+            if number.strip("0"):
+                return number[-MQTT_SUFFIX:].lower()
+    return ""
+
+
+def address_of(card):
+    """O arquivo com o endereço da placa de rede cuja pasta `device` é esta."""
+    return f"{os.path.dirname(card)}/address"
+
+
+def discovery(name, components) -> str:
+    """O que o Home Assistant lê para mostrar o LED e o botão, sem uma linha de YAML.
+
+    Ele recusa o documento inteiro por uma chave desconhecida na raiz, em device ou em origin; e
+    guarda para sempre uma parte que só se deixou de citar: com `platform` e mais nada, ela sai.
+    """
+    base = f"led_gpio/{name}"
+    parts = {
+        "led": {
+            "platform": "light",
+            "unique_id": f"{name}_led",
+            "name": "LED",
+            "state_topic": f"{base}/led",
+            "command_topic": f"{base}/led/set",
+        },
+        "botao": {
+            "platform": "event",
+            "unique_id": f"{name}_botao",
+            "name": "Botão",
+            "device_class": "button",
+            "state_topic": f"{base}/botao",
+            "event_types": ["press"],
+        },
+    }
+    for part in parts:
+        if part not in components:
+            parts[part] = {"platform": parts[part]["platform"]}
+    return json.dumps({
+        "device": {"identifiers": [f"led_gpio_{name}"], "name": name, "model": "led_gpio.py"},
+        "origin": {"name": "led_gpio.py", "sw_version": VERSION},
+        "availability_topic": f"{base}/online",
+        "components": parts,
+    })
+
+
+class Mqtt:
+    """A ligação com o broker, numa thread só dela: cai, insiste, e o LED não nota.
+
+        led_gpio.py                          broker
+            ------- CONNECT, testamento ------->
+            <------------- CONNACK -------------     só agora: antes, o testamento da ligação
+            ------- config, led, online ------->     anterior poderia passar à frente
+            ------------ SUBSCRIBE ------------>
+            <------- led/set: TOGGLE -----------     uma ordem; a resposta é o novo estado
+            ------------- led: ON ------------->
+
+    O estado é um nível, não uma fila: publica-se sempre o último, e tudo outra vez a cada ligação.
+    """
+
+    def __init__(self, args, house):
+        self.args = args
+        self.house = house
+        self.host, port = args.mqtt
+        self.port = port or MQTT_PORT
+        self.tls = None
+        if args.mqtt_ca:
+            self.port = port or MQTT_TLS_PORT
+            self.tls = tls_context(False, ca=args.mqtt_ca)
+        self.password = None
+        if args.mqtt_senha_arquivo:
+            self.password = broker_password(args.mqtt_senha_arquivo)
+        # Como o dizemos, e por quem nos tomam lá.
+        self.where = f"{self.host} porta {self.port}"
+        self.name = args.nome or own_name(args.acao)
+        # O LED desta placa; None em `botao`.
+        self.led = None
+        # As partes que esta placa tem: "led", "botao".
+        self.components = []
+        # A campainha da thread, e a corda dela: quem a quer acordada puxa a corda.
+        self.bell, self.bell_rope = socket.socketpair()
+        self.bell.setblocking(False)
+        self.bell_rope.setblocking(False)
+        self.ending = False
+        # Daemon: presa num DNS parado, não segura o fim do programa.
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        # A última queixa: só uma nova se diz.
+        self.trouble = ""
+        # Os instantes em que se desmentiu um offline.
+        self.heals = collections.deque(maxlen=MQTT_HEALS)
+        # Toques por publicar.
+        self.presses = collections.deque(maxlen=MAX_PRESSES)
+        # O número do último PUBLISH com QoS 1.
+        self.number = 0
+        self.forget()
+
+    def forget(self):
+        """Nada do que se soube na ligação anterior vale na próxima."""
+        self.sock = None
+        self.packets = Packets()
+        # O broker nos aceitou?
+        self.welcome = False
+        # O estado que o broker conhece, ou None.
+        self.shown = None
+        # Quando falamos pela última vez, e quando o ouvimos.
+        self.sent_at = time.monotonic()
+        self.heard_at = self.sent_at
+        # Até quando esperar pelo CONNACK, ou pela resposta a um PINGREQ.
+        self.answer_by = self.sent_at + MQTT_ANSWER_S
+        # Quando estranhar que o nosso próprio online não volte.
+        self.echo_by = float("inf")
+        # Quando desmentir um offline.
+        self.heal_at = float("inf")
+
+    def start(self, led, button):
+        """Põe a thread a trabalhar, e assina o que o LED e o botão tenham a dizer."""
+        if led:
+            self.led = led
+            self.components.append("led")
+            led.watch(self.on_change)
+        if button:
+            self.components.append("botao")
+            button.watch(self.on_press)
+        if self.args.mqtt_usuario and not self.tls and not self.is_near():
+            self.house.note("aviso: sem --mqtt-ca, o usuário e a senha vão em claro até o broker")
+        self.thread.start()
+
+    def is_near(self):
+        """O broker está nesta máquina? Então a senha não passa por fio nenhum."""
+        return self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+
+    def close(self):
+        """O fim: o que ainda não se publicou, offline e DISCONNECT, se o broker os quiser."""
+        self.ending = True
+        self.ring()
+        if self.thread.is_alive():
+            self.thread.join(2 * MQTT_PARTING_S)
+        if not self.thread.is_alive():
+            self.bell.close()
+            self.bell_rope.close()
+
+    def ring(self):
+        """Acorda a thread, de qualquer outra, sem esperar."""
+        with contextlib.suppress(OSError):
+            # Cheia, já vai acordar; fechada, já acabou.
+            self.bell_rope.send(b"x")
+
+    def on_change(self, _on, _who):
+        """O LED mudou, seja por quem for: o nível se lê dele na hora de publicar."""
+        self.ring()
+
+    def on_press(self):
+        """Um toque é um acontecimento: sem broker, perde-se, que publicá-lo depois seria mentir."""
+        if self.welcome:
+            self.presses.append(time.monotonic())
+            self.ring()
+        else:
+            self.house.note("mqtt: o toque não foi publicado: sem broker")
+
+    def run(self):
+        """Liga, e liga de novo, até o fim do programa."""
+        pause = MQTT_RETRY_S
+        while not self.ending:
+            born = time.monotonic()
+            try:
+                self.converse()
+            except (OSError, UnicodeError, ProtocolError) as error:
+                if self.ending:
+                    return
+                if time.monotonic() - born >= MQTT_STEADY_S:
+                    pause = MQTT_RETRY_S
+                self.complain(self.explain(error), f"; nova tentativa em {pause} s")
+                self.welcome = False
+            # Sem o acaso, a casa inteira ligaria no mesmo instante depois de uma queda de luz.
+            self.rest(pause * random.uniform(0.75, 1.25))
+            pause = min(2 * pause, MQTT_RETRY_MAX_S)
+
+    def rest(self, seconds):
+        """A pausa entre duas ligações, que o fim do programa encurta."""
+        deadline = time.monotonic() + seconds
+        while not self.ending and time.monotonic() < deadline:
+            self.doze([self.bell], deadline)
+
+    def doze(self, readers, deadline):
+        """Espera por bytes, pela campainha ou pelo prazo. Devolve o que se deixa ler."""
+        ready = wait_ready(readers, timeout=max(0, deadline - time.monotonic()))
+        if self.bell in ready:
+            self.bell.recv(CHUNK)
+        return ready
+
+    def complain(self, text, advice=""):
+        """Diz o que há de errado; de novo, só quando mudar: um dia sem broker é uma linha."""
+        if text != self.trouble:
+            self.trouble = text
+            self.house.note(f"mqtt: {text}{advice}")
+
+    def explain(self, error):
+        """O que houve, e o que digitar em seguida."""
+        if isinstance(error, ProtocolError):
+            return f"{self.where} {error}"
+        if isinstance(error, (socket.gaierror, UnicodeError)):
+            return (f"não encontro a máquina {self.host!r}: confira o nome, "
+                    "ou use um endereço como 127.0.0.1")
+        if isinstance(error, ConnectionRefusedError):
+            return f"nenhum broker em {self.where} (conexão recusada). Ali: mosquitto -v"
+        if isinstance(error, socket.timeout):
+            return f"o broker em {self.where} não responde"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = BAD_CERTIFICATES.get(error.verify_code, error.verify_message)
+            return f"o certificado de {self.where} {why}. Confira o endereço e --mqtt-ca"
+        if isinstance(error, ssl.SSLError):
+            return f"sem TLS com {self.where}: {error.reason or error}. Lá é a porta do TLS?"
+        if self.welcome:
+            return f"o broker em {self.where} desligou. Outro com o nome {self.name}? --nome OUTRO"
+        return f"{self.where} desligou sem responder: {reason(error)}"
+
+    def converse(self):
+        """Uma ligação, do começo ao fim; só volta sem erro no fim do programa."""
+        self.forget()
+        with self.connect() as self.sock:
+            self.send(mqtt_connect(self.name, self.topic("online"), self.args.mqtt_usuario,
+                                   self.password))
+            while not self.ending:
+                self.step()
+            if self.welcome:
+                self.say_goodbye()
+
+    def connect(self):
+        """Um socket ligado ao broker, com prazo em cada operação; e com TLS, se o pediram."""
+        sock = socket.create_connection((self.host, self.port), MQTT_ANSWER_S)
+        # Um estado logo atrás do outro não espera pelo ACK do primeiro (Nagle).
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.tls:
+            sock = self.tls.wrap_socket(sock, server_hostname=tls_name(self.host))
+        self.answer_by = time.monotonic() + MQTT_ANSWER_S
+        return sock
+
+    def topic(self, name):
+        """Um dos nossos tópicos: o nome é o endereço que os outros conhecem."""
+        return f"led_gpio/{self.name}/{name}"
+
+    def send(self, data):
+        """Tudo, ou socket.timeout: quem não lê não prende esta thread."""
+        self.sock.sendall(data)
+        self.sent_at = time.monotonic()
+
+    def publish(self, topic, payload):
+        """Um estado: fica no broker, e QoS 1 para que ele não o possa largar."""
+        self.number = self.number % 0xFFFF + 1
+        self.send(mqtt_publish(topic, payload, RETAIN | QOS_1, self.number))
+
+    def step(self):
+        """Espera o que vier primeiro, e faz o que houver a fazer."""
+        ping_at = min(self.sent_at, self.heard_at) + MQTT_KEEPALIVE_S / 2
+        if self.answer_by < float("inf"):
+            # Já se espera por algo dele.
+            ping_at = float("inf")
+        times = (ping_at, self.answer_by, self.echo_by, self.heal_at)
+        if self.sock in self.doze([self.sock, self.bell], min(times)):
+            self.receive()
+        now = time.monotonic()
+        if now >= self.answer_by:
+            raise socket.timeout
+        if now >= ping_at:
+            self.send(mqtt_packet(PINGREQ))
+            self.answer_by = now + MQTT_KEEPALIVE_S / 2
+        # A ACL que nos cala não se anuncia: só se nota pelo que não volta.
+        if now >= self.echo_by:
+            self.echo_by = float("inf")
+            self.complain("o broker não deixa publicar ou assinar em "
+                          f"{self.topic('#')}: confira as permissões (ACL) dele")
+        if now >= self.heal_at:
+            self.heal_at = float("inf")
+            self.heals.append(now)
+            self.publish(self.topic("online"), "online")
+        if self.welcome:
+            self.publish_news()
+
+    def receive(self):
+        """O que chegou: pacotes, em qualquer pedaço. Um registro TLS inteiro cabe em CHUNK."""
+        try:
+            data = self.sock.recv(CHUNK)
+        except (ssl.SSLWantReadError, BlockingIOError):
+            return
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        self.heard_at = time.monotonic()
+        if self.welcome:
+            # Seja o que for: está vivo.
+            self.answer_by = float("inf")
+        for packet in self.packets.feed(data):
+            self.take(packet)
+
+    def take(self, packet):
+        """Um pacote. Os que faltam aqui (PUBACK, PINGRESP) só dizem que ele está vivo."""
+        if packet.kind == CONNACK and not self.welcome:
+            self.enter(packet)
+        elif packet.kind == PUBLISH:
+            self.hear(packet)
+        elif packet.kind == SUBACK and 0x80 in packet.body[2:]:
+            self.complain(f"o broker não deixa assinar {self.topic('#')}")
+
+    def enter(self, packet):
+        """O broker respondeu: aceitou-nos, ou diz por que não."""
+        if len(packet.body) != 2:
+            raise ProtocolError("não é um broker MQTT 3.1.1")
+        code = packet.body[1]
+        if code:
+            raise ProtocolError(REFUSALS.get(code, f"recusou a ligação ({code})"))
+        self.welcome = True
+        self.answer_by = float("inf")
+        self.trouble = ""
+        if self.led:
+            self.house.say(f"mqtt: ligado a {self.where}; comandos: mosquitto_pub -h {self.host} "
+                           f"-p {self.port} -t {self.topic('led/set')} -m ON")
+        else:
+            self.house.say(f"mqtt: ligado a {self.where}; toques: mosquitto_sub -h {self.host} "
+                           f"-p {self.port} -t {self.topic('botao')}")
+        self.presses.clear()
+        self.announce()
+        wanted = [self.topic("online"), "homeassistant/status"]
+        if self.led:
+            wanted.append(self.topic("led/set"))
+        self.send(mqtt_subscribe(1, *wanted))
+        # Alguns brokers fingem aceitar o que a ACL proíbe: o que não volta, não foi.
+        self.echo_by = time.monotonic() + MQTT_ANSWER_S
+
+    def announce(self):
+        """Tudo o que somos; online por último, quando o resto já é verdade."""
+        self.publish(f"homeassistant/device/{self.name}/config",
+                     discovery(self.name, self.components))
+        self.shown = None
+        self.publish_news()
+        self.publish(self.topic("online"), "online")
+
+    def publish_news(self):
+        """O estado, se não é o que o broker conhece; e os toques.
+
+        Um toque vai com QoS 0: repetido, o que ele dispara em casa se faria duas vezes.
+        """
+        if self.led and self.led.lit != self.shown:
+            self.shown = self.led.lit
+            self.publish(self.topic("led"), "ON" if self.shown else "OFF")
+        while self.presses:
+            self.presses.popleft()
+            self.send(mqtt_publish(self.topic("botao"), json.dumps({"event_type": "press"})))
+
+    def hear(self, packet):
+        """Uma mensagem. Todas têm o seu PUBACK, até as que não se leem.
+
+        Há broker que, por um só que falte, nunca mais diz nada (amqtt 0.12, ejabberd 23).
+        """
+        message = read_publish(packet)
+        if message.number:
+            self.send(mqtt_packet(PUBACK, message.number))
+        if not packet.whole:
+            return
+        if message.topic == self.topic("led/set"):
+            self.obey(message)
+        elif message.topic == self.topic("online"):
+            self.check_own(message.payload)
+        elif message.topic == "homeassistant/status" and message.payload == b"online":
+            # Ele acaba de nascer, e há broker que não lhe repete o que ficou retido.
+            if not message.retained:
+                self.announce()
+
+    def obey(self, message):
+        """Uma ordem. A que ficou retida é de ontem, e não acende nada hoje."""
+        word = message.payload.decode("utf-8", "replace").strip().upper()
+        if message.retained and word:
+            self.house.note(f"mqtt: ordem retida em {message.topic}, ignorada. Para apagá-la: "
+                            f"mosquitto_pub -h {self.host} -p {self.port} -t {message.topic} -r -n")
+        elif word in ("ON", "OFF", "TOGGLE"):
+            reply = self.led.order(f"LED {word}", "mqtt")
+            if reply.startswith("ERRO"):
+                self.house.note(f"mqtt: {reply}")
+            # A resposta é o estado, mesmo que nada tenha mudado, ou que o pino não tenha obedecido.
+            self.shown = None
+        elif word:
+            self.house.note(f"mqtt: {escape(word[:LINE_LIMIT])} não é ON, OFF nem TOGGLE")
+
+    def check_own(self, payload):
+        """O que dizem de nós. Um offline é de uma ligação anterior, ou de um impostor."""
+        if payload == b"online":
+            self.echo_by = float("inf")
+        elif payload == b"offline":
+            self.heal_at = time.monotonic()
+            if len(self.heals) == MQTT_HEALS:
+                self.heal_at = max(self.heal_at, self.heals[0] + MQTT_HEALS_S)
+
+    def say_goodbye(self):
+        """Quem se despede não deixa testamento: o offline é dito antes."""
+        self.publish_news()
+        self.publish(self.topic("online"), "offline")
+        self.send(mqtt_packet(DISCONNECT))
+        self.sock.settimeout(MQTT_PARTING_S)
+        self.sock.shutdown(socket.SHUT_WR)
+        while self.sock.recv(CHUNK):
+            # Os últimos PUBACK, até ele desligar: um close() com eles por ler viraria um RST.
+            pass
+
+
+def broker_password(path):
+    """A senha que o broker dá aos seus usuários: nem sempre comprida como a nossa."""
+    if not os.path.exists(path):
+        raise Failure(f"{path} não existe: escreva nele a senha que o broker espera de nós")
+    return read_secret(path, 1)
+
+
+# ---------------------------------------------------------------------------------------------
 # Em volta: o processo
 #
 # O que diz a quem o opera, e quando deve acabar. Todo sinal que encerra vira um pedido, lido por
@@ -2353,6 +2994,12 @@ def operate(args, house, ready, stack):
     """Toma tudo, põe as partes a trabalhar e espera o fim; `stack` desfaz, na ordem inversa."""
     answer = None
     button = None
+    led = None
+    mqtt = None
+    if args.mqtt:
+        # O último a se desfazer: o broker vê o LED como --ao-sair o deixa.
+        mqtt = Mqtt(args, house)
+        stack.callback(mqtt.close)
     if args.acao != "botao":
         led, answer = stack.enter_context(ready_led(args, house))
     if args.acao != "servidor":
@@ -2360,6 +3007,8 @@ def operate(args, house, ready, stack):
     if args.acao == "iniciar":
         button.deliver = lambda _born: house.say("toque: {} -> {}".format(*led.press("botão")))
     ready(house)
+    if mqtt:
+        mqtt.start(led, button)
     if answer:
         stack.callback(house.run_in_thread(answer).join)
     # Ao desfazer, a ordem se inverte: isto vem antes.
@@ -2689,6 +3338,7 @@ def add_options(parser, action):
 
     add_pin_options(option)
     add_network_options(option)
+    add_broker_options(option)
     option(LED | BUTTON, "--fundo", "em segundo plano, até ./led_gpio.py parar",
            action="store_true")
     return strangers
@@ -2729,6 +3379,37 @@ def add_network_options(option):
     option(CLIENT, "--tls", "cifra a conversa e confere o certificado do servidor", **flag)
     option(CLIENT, "--ca", "confia nesta autoridade, ou neste certificado", **file)
     option(CLIENT, "--sem-verificar", "cifra, mas não confere com quem fala", **flag)
+
+
+def add_broker_options(option):
+    option(LED | BUTTON, "--mqtt", "liga também para este broker MQTT (porta padrão: 1883)",
+           type=broker_address, metavar="ENDEREÇO[:PORTA]")
+    option(LED | BUTTON, "--mqtt-usuario", "quem o broker nos julga", metavar="USUÁRIO")
+    option(LED | BUTTON, "--mqtt-senha-arquivo", "a senha deste usuário", metavar="ARQUIVO")
+    option(LED | BUTTON, "--mqtt-ca", metavar="ARQUIVO",
+           text="liga por TLS (porta padrão: 8883), e confia nesta autoridade")
+    option(LED | BUTTON, "--nome", "como o broker nos conhece (padrão: o da máquina e o da placa)",
+           type=device_name, metavar="NOME")
+
+
+def broker_address(text):
+    """type= de --mqtt: (máquina, porta ou None)."""
+    glued = re.fullmatch(r"\[(.+)\](?::(\d+))?|([^:]+)(?::(\d+))?", text)
+    if glued:
+        host = glued[1] or glued[3]
+        port = glued[2] or glued[4]
+        return host, port and port_number(port)
+    # Um IPv6 sem colchetes não tem porta.
+    return text, None
+
+
+def device_name(text):
+    """type= de --nome: o que cabe num tópico, e o Home Assistant aceita."""
+    fit = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:MQTT_NAME_LIMIT] or "sala"
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} não serve: só letras sem acento, algarismos, "
+                                         f"_ e -, como {fit}")
+    return text
 
 
 def add_action(actions, action):
@@ -2773,6 +3454,11 @@ def check(args):
     if args.acao == "iniciar" and args.led == args.botao:
         error(f"o LED e o botão não cabem os dois na GPIO{args.led}: --led N e --botao M, de pinos "
               "diferentes")
+    broker = (args.mqtt_usuario, args.mqtt_senha_arquivo, args.mqtt_ca, args.nome)
+    if not args.mqtt and any(broker):
+        error("--nome e --mqtt-... só valem junto de --mqtt ENDEREÇO")
+    if args.mqtt_senha_arquivo and not args.mqtt_usuario:
+        error("--mqtt-senha-arquivo só vale junto de --mqtt-usuario")
     if args.certificado:
         return
     parts = (args.chave, args.ca_clientes, args.tls, args.ca, args.sem_verificar)

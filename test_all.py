@@ -8555,6 +8555,548 @@ class TestLedGpioPage(LedTestCase):
         return path
 
 
+class FakeBroker:
+    """Um broker de mentira: o teste aceita cada ligação, lê os pacotes e responde o que quiser."""
+
+    def __init__(self, case, tls=None):
+        self.case, self.tls, self.listener = case, tls, socket.create_server(("127.0.0.1", 0))
+        self.listener.settimeout(WATCHDOG_S)
+        case.addCleanup(self.listener.close)
+        self.port = self.listener.getsockname()[1]
+
+    def accept(self):
+        """Uma ligação, ainda sem uma palavra nossa; connect guarda o corpo do CONNECT."""
+        sock = self.listener.accept()[0]
+        sock.settimeout(WATCHDOG_S)
+        if self.tls:
+            sock = self.tls.wrap_socket(sock, server_side=True)
+        self.case.addCleanup(sock.close)
+        link = BrokerLink(self.case, sock)
+        first, link.hello = link.packet()
+        self.case.assertEqual(first, 0x10, "CONNECT")
+        return link
+
+    def welcome(self, suback=b"\0\0\0"):
+        """Aceita; lê o anúncio, até o SUBSCRIBE, e concede o pedido. link.announced: as mensagens dele."""
+        link = self.accept()
+        link.send(b"\x20\x02\0\0")
+        link.announced = []
+        first, body = link.packet()
+        while first >> 4 == 3:
+            link.announced.append(link.understand(first, body))
+            first, body = link.packet()
+        self.case.assertEqual(first, 0x82, "SUBSCRIBE")
+        link.wanted = body[2:]
+        link.send(bytes([0x90, 2 + len(suback)]) + body[:2] + suback)
+        return link
+
+
+class BrokerLink(Conn):
+    """Uma ligação do broker de mentira, com um leitor de pacotes que não é o do script."""
+
+    def take(self, size):
+        while len(self.data) < size:
+            if not self.recv():
+                self.case.fail(f"desligou com {self.data!r}")
+        taken, self.data = self.data[:size], self.data[size:]
+        return taken
+
+    def packet(self):
+        """(primeiro byte, corpo) do próximo pacote."""
+        first, size, shift = self.take(1)[0], 0, 0
+        while True:
+            byte = self.take(1)[0]
+            size |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return first, self.take(size)
+
+    def understand(self, first, body):
+        """(tópico sem led_gpio/sala/, mensagem, retida?); e o PUBACK de quem o espera."""
+        size = int.from_bytes(body[:2], "big")
+        topic, rest = body[2:2 + size].decode(), body[2 + size:]
+        if first & 6:
+            self.send(b"\x40\x02" + rest[:2])
+            rest = rest[2:]
+        return topic.replace("led_gpio/sala/", ""), rest.decode(), first & 1
+
+    def message(self):
+        """O próximo PUBLISH, que tem de ser o próximo pacote."""
+        first, body = self.packet()
+        self.case.assertEqual(first >> 4, 3, (first, body))
+        return self.understand(first, body)
+
+    def publish(self, topic, payload, flags=0, number=b"", base="led_gpio/sala/"):
+        topic = (base + topic).encode()
+        body = struct.pack("!H", len(topic)) + topic + number + payload.encode()
+        size = bytes([len(body)]) if len(body) < 128 else bytes([len(body) & 127 | 128, len(body) >> 7])
+        self.send(bytes([0x30 | flags]) + size + body)
+
+
+class TestLedGpioPackets(LedTestCase):
+    """MQTT 3.1.1 em bytes."""
+
+    def packets(self, data, *cuts):
+        """Os pacotes de data, entregue cortado nestes lugares."""
+        packets, found = self.led.Packets(), []
+        for first, last in zip((0, *cuts), (*cuts, len(data))):
+            found += packets.feed(data[first:last])
+        return found
+
+    def test_known_bytes(self):
+        """Os mesmos de paho-mqtt 2.2.0 e mosquitto_pub 2.0.11."""
+        led = self.led
+        connect = ("104000044d51545404ee001e000770692d73616c6100176c65645f6770696f2f70692d73616c612f6f6e6c696e"
+                   "6500076f66666c696e6500027069000573656e6861")
+        made = led.mqtt_connect("pi-sala", "led_gpio/pi-sala/online", "pi", b"senha")
+        self.assertEqual(made.hex(), connect)
+        topic = "led_gpio/pi-sala/led"
+        self.assertEqual(led.mqtt_publish(topic, "ON", 1).hex(), "31180014" + topic.encode().hex() + "4f4e")
+        self.assertEqual(led.mqtt_publish(topic, "OFF", 3, 1).hex(), "331b0014" + topic.encode().hex() + "00014f4646")
+        topic += "/set"
+        self.assertEqual(led.mqtt_subscribe(3, topic).hex(), "821d00030018" + topic.encode().hex() + "00")
+        self.assertEqual((led.mqtt_packet(12), led.mqtt_packet(14)), (b"\xc0\0", b"\xe0\0"))
+
+    def test_lengths(self):
+        for size, head in ((0, "00"), (127, "7f"), (128, "8001"), (16383, "ff7f"), (16384, "808001"),
+                           (2097152, "80808001")):
+            with self.subTest(size):
+                data = b"\x20\0" + self.led.mqtt_packet(3, bytes(size))
+                self.assertEqual(data[3:3 + len(head) // 2].hex(), head)
+                packet = self.packets(data)[1]
+                self.assertEqual(len(packet.body), min(size, self.led.MQTT_PACKET_LIMIT))
+                self.assertEqual(packet.whole, size <= self.led.MQTT_PACKET_LIMIT)
+
+    def test_split_anywhere_and_together(self):
+        data = b"\x20\2\0\0" + self.led.mqtt_publish("a", "x" * 200, 2, 7) + self.led.mqtt_packet(13) * 2
+        wanted = self.packets(data)
+        self.assertEqual([packet.kind for packet in wanted], [2, 3, 13, 13])
+        for cut in range(1, len(data)):
+            self.assertEqual(self.packets(data, cut), wanted, cut)
+        self.assertEqual(self.packets(data, *range(1, len(data))), wanted)
+
+    def test_a_giant_takes_no_memory(self):
+        packets = self.led.Packets()
+        list(packets.feed(b"\x20\2\0\0\x32\xff\xff\x7f\0\1a\0\7"))
+        for _ in range(63):
+            self.assertEqual(len(list(packets.feed(bytes(32768)))), 0)
+            self.assertLessEqual(len(packets.data) + len(packets.body), self.led.MQTT_PACKET_LIMIT)
+        last = list(packets.feed(bytes(2097151 - 63 * 32768 - 5) + b"\xd0\0"))
+        self.assertEqual([(packet.kind, packet.whole) for packet in last], [(3, False), (13, True)])
+        self.assertEqual(self.led.read_publish(last[0]).number, b"\0\7")
+
+    def test_what_is_not_mqtt(self):
+        for data in (b"HTTP/1.1 400", b"SSH-2.0", b"\x15\3\3\0\2", b"\x30\0", b"\x20\xff\xff\xff\xff\1"):
+            with self.subTest(data), self.assertRaises(self.led.ProtocolError):
+                self.packets(data)
+        for flags, body in ((0, b""), (0, b"\0"), (0, b"\0\5abc"), (2, b"\0\1a"), (2, b"\0\1a\0")):
+            with self.subTest(body), self.assertRaises(self.led.ProtocolError):
+                self.led.read_publish(self.led.Packet(3, flags, body, True))
+
+    def test_random_bytes(self):
+        chance = random.Random(SEED)
+        for round_number in range(2000):
+            packets = self.led.Packets()
+            data = b"\x20\0" + bytes(chance.randrange(256) for _ in range(chance.randrange(40)))
+            try:
+                for packet in packets.feed(data):
+                    if packet.kind == 3:
+                        self.led.read_publish(packet)
+            except self.led.ProtocolError:
+                pass
+            except Exception as error:
+                self.fail(f"SEMENTE={SEED}, rodada {round_number}: {data!r}: {error!r}")
+
+
+class TestLedGpioMqtt(LedTestCase):
+    """O LED e um broker de mentira, que faz o que cada broker de verdade faz."""
+
+    def setUp(self):
+        self.broker = FakeBroker(self)
+
+    def start(self, *args, action="servidor", port=None, **constants):
+        """O script ligado ao broker: pausas de um instante, e nada mais curto que não se peça."""
+        args = ["--gpio", "simulado", "--mqtt", f"127.0.0.1:{port or self.broker.port}", "--nome", "sala", *args]
+        if action != "servidor":
+            self.fifo = self.folder() / "fifo"
+            args += ["--fifo", self.fifo]
+        constants = {"MQTT_RETRY_S": 0.01, **constants}
+        return self.spawn("led_gpio.py", action, "127.0.0.1", 0 if action != "botao" else 1, *args,
+                          ready=None if action == "botao" else READY, constants=constants)
+
+    def certificate(self):
+        if not shutil.which("openssl"):
+            self.skipTest("falta o comando openssl, que cria o certificado do teste")
+        pem = self.folder() / "pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-keyout", pem, "-out", f"{pem}.crt", "-days", "30", "-subj", "/CN=127.0.0.1",
+                        "-addext", "subjectAltName=IP:127.0.0.1"], check=True, stderr=subprocess.DEVNULL)
+        pem.write_bytes(pem.read_bytes() + pathlib.Path(f"{pem}.crt").read_bytes())
+        return pem
+
+    def press(self):
+        with open(self.fifo, "w") as fifo:
+            fifo.write("\n")
+
+    def mqtt(self, *words, **house):
+        args = self.parse("servidor", "--mqtt", "127.0.0.1:1", *words)
+        link = self.led.Mqtt(args, FakeHouse())
+        self.addCleanup(link.close)
+        return link
+
+    def test_command_state_and_button(self):
+        child = self.start(action="iniciar")
+        link = self.broker.welcome()
+        child.expect(r"mqtt: ligado a 127.0.0.1 porta \d+; comandos: mosquitto_pub .* -t led_gpio/sala/led/set -m ON")
+        for word, state in (("ON", "ON"), (" on\n", "ON"), ("Toggle", "OFF"), ("OFF", "OFF")):
+            link.publish("led/set", word)
+            self.assertEqual(link.message(), ("led", state, 1), "a resposta é o estado, mude ele ou não")
+        self.assertEqual(self.ask(child, b"LED ON"), b"OK LED ON")
+        self.assertEqual(link.message(), ("led", "ON", 1))
+        link.publish("led/set", "42\x1b[2J")
+        child.expect_error(r"mqtt: 42\\x1b\[2J não é ON, OFF nem TOGGLE")
+        self.press()
+        said = sorted([link.message(), link.message()])
+        self.assertEqual(said, [("botao", '{"event_type": "press"}', 0), ("led", "OFF", 1)])
+
+    def test_nothing_before_the_connack(self):
+        """Armadilhas 2 e 8: um broker pode publicar o testamento antigo depois de um online apressado; e uma ordem
+        guardada de ontem não acende nada hoje."""
+        self.start()
+        link = self.broker.accept()
+        self.assertEqual(link.hello[:8], b"\0\4MQTT\4\x2e", "3.1.1, sessão limpa, testamento retido com QoS 1")
+        link.send(b"\x20\2\0\5")
+        self.assertEqual(link.expect_eof(), b"")
+        link = self.broker.welcome()
+        topics = [topic for topic, _, _ in link.announced]
+        self.assertEqual(topics, ["homeassistant/device/sala/config", "led", "online"])
+        self.assertEqual(link.announced[1:], [("led", "OFF", 1), ("online", "online", 1)])
+
+    def test_what_it_listens_to(self):
+        """Armadilha 10: pedidos que se cruzam trazem duas cópias de uma ordem, e dois TOGGLE se anulam."""
+        self.start()
+        wanted, topics = self.broker.welcome().wanted, []
+        while wanted:
+            size = int.from_bytes(wanted[:2], "big")
+            topics.append((wanted[2:2 + size].decode(), wanted[2 + size]))
+            wanted = wanted[3 + size:]
+        self.assertEqual(sorted(topics), [("homeassistant/status", 0), ("led_gpio/sala/led/set", 0),
+                                          ("led_gpio/sala/online", 0)])
+
+    def test_wrong_password(self):
+        """Armadilha 1: o que num broker é 4, noutro é 5; e a queixa repetida não se repete."""
+        child = self.start("--mqtt-usuario", "pi", "--mqtt-senha-arquivo", self.secret("abc"))
+        for code in (4, 5, 4):
+            link = self.broker.accept()
+            self.assertTrue(link.hello.endswith(b"\0\2pi\0\3abc"), link.hello)
+            link.send(bytes([0x20, 2, 0, code]))
+            link.expect_eof()
+        self.broker.accept()
+        self.assertEqual(child.errors().count("recusou o usuário ou a senha"), 1, child.errors())
+
+    def test_each_refusal_has_its_sentence(self):
+        child = self.start()
+        for code, words in ((1, "não fala MQTT 3.1.1"), (2, "--nome OUTRO"), (3, "indisponível"),
+                            (99, "recusou a ligação")):
+            self.broker.accept().send(bytes([0x20, 2, 0, code]))
+            child.expect_error(words)
+
+    def test_offline_of_another(self):
+        """Armadilha 3: o testamento de uma ligação antiga chega atrasado (amqtt); o desmentido tem teto."""
+        self.start()
+        link = self.broker.welcome()
+        for _ in range(self.led.MQTT_HEALS):
+            link.publish("online", "offline")
+            self.assertEqual(link.message(), ("online", "online", 1))
+        link.publish("online", "offline")
+        link.publish("led/set", "ON")
+        self.assertEqual(link.message(), ("led", "ON", 1), "nem um desmentido a mais")
+
+    def test_offline_is_denied_later(self):
+        """O desmentido acima do teto só se adia."""
+        self.start(MQTT_HEALS=1, MQTT_HEALS_S=0.3)
+        link = self.broker.welcome()
+        for _ in range(2):
+            link.publish("online", "offline")
+            self.assertEqual(link.message(), ("online", "online", 1))
+
+    def test_two_with_the_same_name(self):
+        """Armadilha 4: um derruba o outro, e cada um volta: no máximo sete vezes em um minuto."""
+        link, pauses = self.mqtt(), []
+
+        def rest(seconds):
+            pauses.append(seconds)
+            link.ending = len(pauses) == 10
+        with mock.patch.multiple(link, rest=rest, converse=mock.Mock(side_effect=ConnectionResetError)):
+            link.run()
+        at, times = 0, 0
+        for pause in pauses:
+            times += at < 60
+            at += pause
+        self.assertLessEqual(times, 7, pauses)
+        self.assertLessEqual(max(pauses), 1.25 * self.led.MQTT_RETRY_MAX_S)
+
+    def test_the_pause_starts_again_after_a_long_session(self):
+        link, pauses, now = self.mqtt(), [], [0]
+
+        def converse():
+            now[0] += 61 if len(pauses) == 3 else 1
+            raise ConnectionResetError
+
+        def rest(seconds):
+            pauses.append(seconds)
+            link.ending = len(pauses) == 4
+        with mock.patch.multiple(link, rest=rest, converse=converse), \
+                mock.patch.object(self.led.time, "monotonic", lambda: now[0]), \
+                mock.patch.object(self.led.random, "uniform", lambda *_: 1):
+            link.run()
+        self.assertEqual(pauses, [1, 2, 4, 1])
+
+    def test_own_name(self):
+        """Armadilhas 5 e 15: o mesmo depois de um reinício, outro em cada placa, e próprio para um tópico."""
+        folder = self.folder()
+        (folder / "serial").write_bytes(b"100000003d1d1c36\0")
+        (folder / "eth0").mkdir()
+        (folder / "eth0" / "device").mkdir()
+        (folder / "eth0" / "address").write_text("dc:a6:32:01:02:03\n")
+        led = load("led_gpio.py")
+        led.CARDS = str(folder / "*" / "device")
+
+        def name(host, serial="serial", action="servidor"):
+            led.SERIAL_PATH = str(folder / serial)
+            with mock.patch.object(led.socket, "gethostname", lambda: host):
+                return led.own_name(action)
+        self.assertEqual(name("raspberrypi"), "raspberrypi-3d1d1c36")
+        self.assertEqual(name("raspberrypi", "nada"), "raspberrypi-32010203")
+        self.assertEqual(name("pi.casa.lan"), "pi-3d1d1c36")
+        self.assertEqual(name("ç ã"), "led-3d1d1c36")
+        self.assertEqual(name("pi", action="botao"), "pi-3d1d1c36-botao")
+        for host in ("p" * 80, "pi do fundo", "açaí-do-pará", ""):
+            self.assertRegex(name(host), r"\A[A-Za-z0-9_-]{1,23}\Z")
+        shutil.rmtree(folder / "eth0")
+        self.assertEqual(name("pi", "nada"), "pi")
+
+    def test_home_assistant_is_born(self):
+        """Armadilha 6: há broker que não repete o que ficou retido; quem nasce ouve tudo outra vez."""
+        self.start()
+        link = self.broker.welcome()
+        link.publish("homeassistant/status", "online", flags=1, base="")
+        link.publish("homeassistant/status", "offline", base="")
+        link.publish("led/set", "ON")
+        self.assertEqual(link.message(), ("led", "ON", 1), "o retido é de antes de nós")
+        link.publish("homeassistant/status", "online", base="")
+        self.assertEqual([link.message()[0] for _ in range(3)], ["homeassistant/device/sala/config", "led", "online"])
+
+    def test_retained_order(self):
+        """Armadilha 7: a ordem retida é de ontem; a resposta diz como apagá-la."""
+        child = self.start()
+        link = self.broker.welcome()
+        link.publish("led/set", "ON", flags=1)
+        link.publish("led/set", "", flags=1)
+        link.publish("led/set", "OFF")
+        self.assertEqual(link.message(), ("led", "OFF", 1))
+        child.expect_error("ordem retida em led_gpio/sala/led/set, ignorada. Para apagá-la: mosquitto_pub .* -r -n")
+
+    def test_every_message_is_acknowledged(self):
+        """Armadilhas 9 e 16: sem um PUBACK, há broker que se cala; também o das que não se leem."""
+        self.start()
+        link = self.broker.welcome()
+        ignored = (("nunca/pedido", "x"), ("led/set", "x" * 9000), ("online", "x" * 3000))
+        for number, (topic, payload) in enumerate(ignored, 1):
+            link.publish(topic, payload, 2, struct.pack("!H", number))
+            self.assertEqual(link.packet(), (0x40, struct.pack("!H", number)))
+        link.publish("led/set", "ON", 2, b"\0\7")
+        self.assertEqual(link.packet(), (0x40, b"\0\7"))
+        self.assertEqual(link.message(), ("led", "ON", 1))
+
+    def test_the_keepalive_counts_what_is_sent(self):
+        """Armadilha 11: ouvir não conta; o broker desliga quem não fala, por mais que lhe fale."""
+        self.start(MQTT_KEEPALIVE_S=1)
+        link = self.broker.welcome()
+        self.assertEqual(link.hello[8:10], b"\0\1")
+        link.sock.settimeout(0.05)
+        while not link.data:
+            link.publish("nunca/pedido", "x")
+            with contextlib.suppress(socket.timeout):
+                link.recv()
+        self.assertEqual(link.data, b"\xc0\0")
+
+    def test_frozen_broker(self):
+        """Armadilha 12: quem não responde ao PINGREQ, ou ao CONNECT, é deixado; e o LED por TCP nem nota."""
+        child = self.start(MQTT_KEEPALIVE_S=1, MQTT_ANSWER_S=0.2)
+        link = self.broker.welcome()
+        self.assertEqual(self.ask(child, b"LED ON"), b"OK LED ON")
+        self.assertEqual(link.message(), ("led", "ON", 1))
+        while link.packet() != (0xC0, b""):
+            pass
+        second = self.broker.accept()
+        child.expect_error("o broker em 127.0.0.1 porta .* não responde; nova tentativa")
+        self.assertEqual(self.ask(child, b"LED OFF"), b"OK LED OFF")
+        second.expect_eof()
+        self.broker.accept()
+        self.stop(child)
+
+    def test_tls(self):
+        """Armadilha 13: três pacotes num só registro TLS não ficam dentro do OpenSSL; e quem não se prova não serve."""
+        pem = self.certificate()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem)
+        self.broker.tls = context
+        child = self.start("--mqtt-ca", pem)
+        link = self.broker.accept()
+        order = b"\x30\x19\0\x15led_gpio/sala/led/setON"
+        link.send(b"\x20\2\0\0" + order + order)
+        self.assertEqual([link.message()[:2] for _ in range(3)][1:], [("led", "OFF"), ("online", "online")])
+        self.assertEqual(link.packet()[0], 0x82)
+        self.assertEqual(link.message(), ("led", "ON", 1))
+        self.stop(child)
+        self.assertNotIn("em claro", child.errors())
+
+    def test_tls_of_a_stranger(self):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate())
+        child = self.start("--mqtt-ca", self.certificate())
+        sock = self.broker.listener.accept()[0]
+        with contextlib.suppress(OSError):
+            context.wrap_socket(sock, server_side=True).close()
+        sock.close()
+        child.expect_error("mqtt: o certificado de 127.0.0.1 porta .* Confira o endereço e --mqtt-ca")
+
+    def test_silent_permissions(self):
+        """Armadilha 14: o mosquitto confirma o que a ACL dele joga fora; só o que não volta o denuncia."""
+        child = self.start(MQTT_ANSWER_S=0.1)
+        self.broker.welcome()
+        child.expect_error(r"mqtt: o broker não deixa publicar ou assinar em led_gpio/sala/#")
+
+    def test_echo_means_permission(self):
+        child = self.start(MQTT_ANSWER_S=0.2)
+        link = self.broker.welcome()
+        link.publish("online", "online", flags=1)
+        link.publish("led/set", "ON")
+        self.assertEqual(link.message(), ("led", "ON", 1))
+        self.stop(child)
+        self.assertNotIn("não deixa", child.errors())
+
+    def test_refused_subscription(self):
+        child = self.start()
+        self.broker.welcome(suback=b"\0\0\x80")
+        child.expect_error("o broker não deixa assinar")
+
+    def test_discovery(self):
+        """Armadilha 15: o Home Assistant recusa o documento por uma chave a mais, e só o registro dele o diz."""
+        for components in (["led"], ["botao"], ["led", "botao"]):
+            document = json.loads(self.led.discovery("sala", components))
+            self.assertEqual(set(document), {"device", "origin", "availability_topic", "components"})
+            self.assertLessEqual(set(document["device"]), {"identifiers", "name", "model"})
+            self.assertEqual(set(document["origin"]), {"name", "sw_version"})
+            for name, platform in (("led", "light"), ("botao", "event")):
+                part = document["components"][name]
+                self.assertEqual(part["platform"], platform)
+                self.assertEqual("unique_id" in part, name in components)
+        self.assertLess(len(json.dumps(document)), 1024)
+
+    def test_not_a_broker(self):
+        """Armadilha 16: uma porta de HTTP se denuncia no primeiro byte, e é dita."""
+        child = self.start()
+        self.broker.accept().send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        child.expect_error("porta .* não é um broker MQTT 3.1.1")
+        self.broker.accept().send(b"\x20\x03\0\0\0")
+        self.broker.welcome()
+
+    def test_in_pieces(self):
+        """Armadilha 16: um byte de cada vez, e a ordem antes do SUBACK (aedes)."""
+        self.start()
+        link = self.broker.accept()
+        for byte in b"\x20\2\0\0\x30\x19\0\x15led_gpio/sala/led/setON\x90\5\0\1\0\0\0":
+            link.send(bytes([byte]))
+        first, body = link.packet()
+        while (first >> 4, body[-2:]) != (3, b"ON"):
+            first, body = link.packet()
+
+    def test_broker_restarts(self):
+        """Armadilha 17: o que o broker guardou pode ser de antes; a cada ligação, tudo outra vez."""
+        child = self.start()
+        self.broker.welcome().close()
+        self.assertEqual(self.ask(child, b"LED ON"), b"OK LED ON")
+        link = self.broker.welcome()
+        self.assertEqual(link.announced[1:], [("led", "ON", 1), ("online", "online", 1)])
+        child.expect_error("desligou. Outro com o nome sala. --nome OUTRO; nova tentativa")
+
+    def test_goodbye(self):
+        """Armadilha 18: o estado em que --ao-sair deixa o LED, offline, DISCONNECT: e o testamento não vale mais."""
+        child = self.start()
+        link = self.broker.welcome()
+        link.publish("led/set", "ON")
+        self.assertEqual(link.message(), ("led", "ON", 1))
+        child.kill(signal.SIGTERM)
+        self.assertEqual([link.message(), link.message()], [("led", "OFF", 1), ("online", "offline", 1)])
+        self.assertEqual(link.packet(), (0xE0, b""))
+        self.assertEqual(link.expect_eof(), b"")
+        link.close()
+        self.assertEqual(child.wait(), 0)
+
+    def test_no_broker(self):
+        """O LED por TCP nunca espera pelo broker; a falta dele é uma linha só; e um toque sem ele se diz."""
+        child = self.start(action="iniciar", port=free_port())
+        child.expect_error("mqtt: nenhum broker em 127.0.0.1 porta .* nova tentativa em 0.01 s")
+        self.assertEqual(self.ask(child, b"LED ON"), b"OK LED ON")
+        child.expect_error("à espera de toques")
+        self.press()
+        child.expect_error("mqtt: o toque não foi publicado: sem broker")
+        self.assertEqual(child.errors().count("nenhum broker"), 1)
+
+    def test_button_alone(self):
+        """`botao` não tem LED que obedeça: publica toques, e não ouve ordens."""
+        child = self.start(action="botao")
+        link = self.broker.welcome(suback=b"\0\0")
+        self.assertEqual([topic for topic, _, _ in link.announced], ["homeassistant/device/sala/config", "online"])
+        self.assertNotIn(b"set", link.wanted)
+        child.expect_error("à espera de toques")
+        self.press()
+        self.assertEqual(link.message(), ("botao", '{"event_type": "press"}', 0))
+
+    def test_bad_usage(self):
+        for words, said in ((("--nome", "sala"), "só valem junto de --mqtt"),
+                            (("--mqtt", "h", "--nome", "sala de estar"), "como sala-de-estar"),
+                            (("--mqtt", "h:99999"), "uma porta de 0 a 65535"),
+                            (("--mqtt", "h", "--mqtt-senha-arquivo", "x"), "junto de --mqtt-usuario")):
+            with self.subTest(words):
+                result = self.run_script("led_gpio.py", "--gpio", "simulado", *words)
+                self.assert_one_line_error(result, said, status=2)
+        result = self.run_script("led_gpio.py", "--gpio", "simulado", "--mqtt", "h", "--mqtt-usuario", "a",
+                                 "--mqtt-senha-arquivo", "/nao/existe")
+        self.assert_one_line_error(result, "escreva nele a senha que o broker espera")
+
+    def test_broker_address(self):
+        for text, wanted in (("h", ("h", None)), ("h:1", ("h", 1)), ("[::1]:2", ("::1", 2)), ("[::1]", ("::1", None)),
+                             ("::1", ("::1", None)), ("fe80::1%eth0", ("fe80::1%eth0", None))):
+            self.assertEqual(self.led.broker_address(text), wanted)
+
+    @unittest.skipUnless(shutil.which("mosquitto", path="/usr/sbin:" + os.environ.get("PATH", "")), "sem mosquitto")
+    def test_mosquitto(self):
+        """Um broker de verdade, e um processo morto sem se despedir: o broker o diz offline."""
+        port = free_port()
+        program = shutil.which("mosquitto", path="/usr/sbin:" + os.environ["PATH"])
+        mosquitto = subprocess.Popen([program, "-p", str(port)], stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL)
+        self.addCleanup(mosquitto.wait)
+        self.addCleanup(mosquitto.kill)
+        child = self.start(port=port)
+        child.status = None
+        child.expect("mqtt: ligado")
+        link = BrokerLink(self, socket.create_connection(("127.0.0.1", port)))
+        self.addCleanup(link.close)
+        link.send(b"\x10\x0d\0\4MQTT\4\2\0\0\0\1t")
+        link.expect(b"\x20\2\0\0")
+        link.send(b"\x82\x14\0\1\0\x0fled_gpio/sala/+\0")
+        link.expect(b"\x90\3\0\1\0")
+        self.assertEqual(sorted([link.message(), link.message()]), [("led", "OFF", 1), ("online", "online", 1)])
+        link.publish("led/set", "TOGGLE")
+        self.assertEqual(link.message(), ("led", "ON", 0))
+        child.kill()
+        self.assertEqual(link.message(), ("online", "offline", 0))
+
+
 def each(*names):
     """Decora um teste para rodar uma vez por script."""
     def decorate(test):
