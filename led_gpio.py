@@ -200,7 +200,8 @@ class Pin:
             # dois caminhos.
             self.chip = min(found, key=precedence)
         elif hidden:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), hidden[0].where)
+            first = min((chip.where for chip in hidden), key=natural)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), first)
         return bool(found)
 
     def reopen(self):
@@ -609,12 +610,16 @@ def explain_group(path):
 
 
 def group_of(path):
-    """O nome do grupo que usa o arquivo; "" se nenhum, ou o do root."""
-    with contextlib.suppress(OSError, KeyError):
+    """O grupo que usa o arquivo, pelo nome, ou pelo número se não tem um; "" se só o root o usa."""
+    try:
         info = os.stat(path)
-        if info.st_gid and info.st_mode & 0o060:
-            return grp.getgrgid(info.st_gid).gr_name
-    return ""
+        if not info.st_gid or not info.st_mode & 0o060:
+            return ""
+        return grp.getgrgid(info.st_gid).gr_name
+    except KeyError:
+        return str(info.st_gid)
+    except OSError:
+        return ""
 
 
 def find_pin(args, bcm, output, house):

@@ -7232,6 +7232,8 @@ class TestLedGpioPin(LedTestCase):
             self.assertEqual(self.led.group_of("x"), "", "nem o grupo pode")
         if group == 0:
             self.assertEqual(self.led.group_of(str(path)), "")
+        with mock.patch.object(self.led.os, "stat", lambda path: types.SimpleNamespace(st_gid=987654, st_mode=0o660)):
+            self.assertEqual(self.led.group_of("x"), "987654")
         self.assertEqual(self.led.group_of("/nao/existe"), "")
 
     def test_a_chip_of_somebody_else_may_be_refused(self):
