@@ -2368,6 +2368,14 @@ class Mqtt:
         """Um dos nossos tópicos: o nome é o endereço que os outros conhecem."""
         return f"led_gpio/{self.name}/{name}"
 
+    def shell(self, program):
+        """O começo do comando que fala com este mesmo broker."""
+        if self.host not in ("localhost", "127.0.0.1"):
+            program += f" -h {self.host}"
+        if self.port != MQTT_PORT:
+            program += f" -p {self.port}"
+        return program
+
     def send(self, data):
         """Tudo, ou socket.timeout: quem não lê não prende esta thread."""
         self.sock.sendall(data)
@@ -2439,12 +2447,11 @@ class Mqtt:
         self.welcome = True
         self.answer_by = float("inf")
         self.trouble = ""
+        self.house.say(f"mqtt: ligado a {self.where}")
         if self.led:
-            self.house.say(f"mqtt: ligado a {self.where}; comandos: mosquitto_pub -h {self.host} "
-                           f"-p {self.port} -t {self.topic('led/set')} -m ON")
+            self.house.say(f"mande: {self.shell('mosquitto_pub')} -t {self.topic('led/set')} -m ON")
         else:
-            self.house.say(f"mqtt: ligado a {self.where}; toques: mosquitto_sub -h {self.host} "
-                           f"-p {self.port} -t {self.topic('botao')}")
+            self.house.say(f"ouça: {self.shell('mosquitto_sub')} -t {self.topic('botao')}")
         self.presses.clear()
         self.announce()
         wanted = [self.topic("online"), "homeassistant/status"]
@@ -2498,7 +2505,7 @@ class Mqtt:
         word = message.payload.decode("utf-8", "replace").strip().upper()
         if message.retained and word:
             self.house.note(f"mqtt: ordem retida em {message.topic}, ignorada. Para apagá-la: "
-                            f"mosquitto_pub -h {self.host} -p {self.port} -t {message.topic} -r -n")
+                            f"{self.shell('mosquitto_pub')} -t {message.topic} -r -n")
         elif word in ("ON", "OFF", "TOGGLE"):
             reply = self.led.order(f"LED {word}", "mqtt")
             if reply.startswith("ERRO"):

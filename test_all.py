@@ -8646,17 +8646,17 @@ class TestLedGpioPackets(LedTestCase):
         return found
 
     def test_known_bytes(self):
-        """Os mesmos de paho-mqtt 2.2.0 e mosquitto_pub 2.0.11."""
+        """Os do README: os mesmos que saem de paho-mqtt e de mosquitto_pub, menos o keepalive."""
         led = self.led
-        connect = ("104000044d51545404ee001e000770692d73616c6100176c65645f6770696f2f70692d73616c612f6f6e6c696e"
-                   "6500076f66666c696e6500027069000573656e6861")
+        section = README.read_text(encoding="utf-8").split("\n### Uma casa cheia de Pis: MQTT\n")[1]
+        found = dict(re.findall(r"^(CONNECT|PUBLISH|SUBSCRIBE) +((?:[0-9a-f ]|\n +)+)$", section, re.M))
+        vectors = {name: bytes.fromhex("".join(text.split())) for name, text in found.items()}
         made = led.mqtt_connect("pi-sala", "led_gpio/pi-sala/online", "pi", b"senha")
-        self.assertEqual(made.hex(), connect)
+        self.assertEqual(made, vectors["CONNECT"])
         topic = "led_gpio/pi-sala/led"
-        self.assertEqual(led.mqtt_publish(topic, "ON", 1).hex(), "31180014" + topic.encode().hex() + "4f4e")
+        self.assertEqual(led.mqtt_publish(topic, "ON", led.RETAIN), vectors["PUBLISH"])
+        self.assertEqual(led.mqtt_subscribe(3, topic + "/set"), vectors["SUBSCRIBE"])
         self.assertEqual(led.mqtt_publish(topic, "OFF", 3, 1).hex(), "331b0014" + topic.encode().hex() + "00014f4646")
-        topic += "/set"
-        self.assertEqual(led.mqtt_subscribe(3, topic).hex(), "821d00030018" + topic.encode().hex() + "00")
         self.assertEqual((led.mqtt_packet(12), led.mqtt_packet(14)), (b"\xc0\0", b"\xe0\0"))
 
     def test_lengths(self):
@@ -8749,7 +8749,8 @@ class TestLedGpioMqtt(LedTestCase):
     def test_command_state_and_button(self):
         child = self.start(action="iniciar")
         link = self.broker.welcome()
-        child.expect(r"mqtt: ligado a 127.0.0.1 porta \d+; comandos: mosquitto_pub .* -t led_gpio/sala/led/set -m ON")
+        child.expect(rf"^mqtt: ligado a 127.0.0.1 porta {self.broker.port}\n"
+                     rf"mande: mosquitto_pub -p {self.broker.port} -t led_gpio/sala/led/set -m ON$")
         for word, state in (("ON", "ON"), (" on\n", "ON"), ("Toggle", "OFF"), ("OFF", "OFF")):
             link.publish("led/set", word)
             self.assertEqual(link.message(), ("led", state, 1), "a resposta é o estado, mude ele ou não")
