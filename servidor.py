@@ -458,10 +458,6 @@ class Lines:
     def __init__(self, chat):
         self.chat = chat
 
-    def write(self, event):
-        """O evento em bytes, os mesmos para todos os que falam assim."""
-        return f"{to_line(event)}\n".encode()
-
     def farewell(self, why):
         """As últimas palavras."""
         return f"* erro: {why}; até logo\n".encode()
@@ -583,10 +579,11 @@ class Chat(Service):
     def spread(self, told):
         """Conta a cada um o que lhe cabe; o que é de todos, também ao terminal do servidor."""
         for members, event in told:
+            line = to_line(event)
             if event.kind not in ("welcome", "named") and not event.to:
-                self.say(to_line(event))
+                self.say(line)
             # Escreve-se uma vez em cada dialeto, e não uma por membro.
-            written = {}
+            written = {self.plain: f"{line}\n".encode()}
             dialect = None
             for client in members:
                 # Quem caiu só atrasaria os outros.
@@ -826,6 +823,8 @@ SHARED_CHUNK = 4 * 1024
 OUTBOX_BYTES = CHUNK
 # Numa sala, o que se junta para um membro antes de enviar sem esperar pelos outros, em bytes.
 GATHER_BYTES = 64 * 1024
+# Numa sala, a partir de quantos ouvintes vale a pena esperar que falem os que já têm o que dizer.
+CROWD = 32
 # Bytes de pilha por thread: o padrão reserva 8 MiB, e o Python 3.14 guarda para si 32 KiB dela.
 STACK_SIZE = 256 * 1024
 # Segundos, por thread, entre as vezes em que quem espera pelo GIL acorda: a cada 5 ms, 6 mil não
@@ -1161,9 +1160,20 @@ class Postman(threading.Thread):
             if not self.bell.is_set():
                 self.bell.set()
 
+    def let_others_speak(self):
+        """Quem já tem o que dizer diz antes, e vai tudo junto: 9 vezes mais linhas por segundo.
+
+        A CPU é uma só (share_one_cpu): quem a cede volta depois de todos os que esperavam por ela;
+        o sleep(0) solta o GIL, que eles também esperam.
+        """
+        if len(self.calls) >= CROWD and hasattr(os, "sched_yield"):
+            os.sched_yield()
+            time.sleep(0)
+
     def run(self):
         while True:
             self.bell.wait()
+            self.let_others_speak()
             self.bell.clear()
             while self.calls:
                 member = self.calls.popleft()
@@ -1186,6 +1196,9 @@ class Postman(threading.Thread):
 
 # Avisos por epoll_wait(): com mil clientes ocupados, listas curtas não saem do cache (medido: 5 %).
 EVENTS = 64
+# Numa sala, em quantas dessas listas se junta o que dizer a cada um, e quantas linhas, no máximo.
+GATHER_ROUNDS = 4
+GATHER_LINES = 64
 
 
 class EpollClient(Client):
@@ -1235,30 +1248,27 @@ class EpollClient(Client):
 class EpollMember(EpollClient):
     """Numa sala: o que uma volta do epoll tem a dizer a um membro vai num send() só."""
 
-    __slots__ = ("gathered", "size", "waiting")
+    __slots__ = ("gathered", "waiting")
 
     def __init__(self, sock, name, poller, waiting):
         super().__init__(sock, name, poller)
         self.gathered = []
-        # Bytes do que se juntou.
-        self.size = 0
         # Os membros que têm o que receber no fim da volta.
         self.waiting = waiting
 
     def send(self, data):
-        if not self.gathered:
+        gathered = self.gathered
+        if not gathered:
             self.waiting.append(self)
-        self.gathered.append(data)
-        self.size += len(data)
-        if self.size > GATHER_BYTES:
+        gathered.append(data)
+        if len(gathered) == GATHER_LINES:
             self.post()
 
     def post(self):
         if self.gathered:
             data = b"".join(self.gathered)
             self.gathered.clear()
-            self.size = 0
-            super().send(data)
+            EpollClient.send(self, data)
 
     def finish(self):
         self.post()
@@ -1273,6 +1283,8 @@ class EpollEngine(Engine):
         self.by_fd = {}
         # Os que o fim da volta ainda tem de atender: ver EpollMember.
         self.waiting = []
+        # Quantas listas de avisos já se juntaram.
+        self.rounds = 0
         self.listening = False
         # Este, e os que escutam, não são clientes.
         self.by_fd[self.wake_r.fileno()] = None
@@ -1296,10 +1308,12 @@ class EpollEngine(Engine):
         # Um só para todos: o que se lê é entregue antes da leitura seguinte.
         buffer = bytearray(self.chunk)
         data = view = memoryview(buffer)
+        # Sem prazo, que custa 0,2 µs por volta: quem acorda o laço é Deadlines.tick().
+        patience = None
         while not self.stopping:
             others = False
-            # Sem prazo, que custa 0,2 µs por volta: quem acorda o laço é Deadlines.tick().
-            for fd, event in poll(None, EVENTS):
+            events = poll(patience, EVENTS)
+            for fd, event in events:
                 client = by_fd[fd]
                 if client is None:
                     others = True
@@ -1329,12 +1343,19 @@ class EpollEngine(Engine):
                 # No fim da volta: um descritor fechado nela não pode já ser de outro.
                 self.greet()
             if waiting:
-                self.post()
+                patience = self.post(events)
 
-    def post(self):
+    def post(self, events):
+        """Entrega o que se juntou; ou, se há mais quem fale, junta mais. Devolve o prazo do poll()."""
+        self.rounds += 1
+        if events and self.rounds < GATHER_ROUNDS and len(self.waiting) >= CROWD:
+            # Zero: sem esperar por quem não falou.
+            return 0
         for member in self.waiting:
             member.post()
         self.waiting.clear()
+        self.rounds = 0
+        return None
 
     def greet(self):
         """Alguém bateu à porta, ou o relógio, ou um sinal."""
