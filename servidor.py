@@ -380,11 +380,17 @@ def to_line(event: Event) -> str:
     return form.format(event, escape(event.text))
 
 
+# Um Ctrl+D no telnet, ou a marca de UTF-8 do Windows, antes da barra: o segredo que vem depois dela
+# não pode virar fala.
+BEFORE_SLASH = "\ufeff\x7f" + "".join(map(chr, range(0x20)))
+
+
 def parse_command(line: str) -> tuple:
     """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
-    if not line.startswith("/"):
+    command = line.lstrip(BEFORE_SLASH)
+    if not command.startswith("/"):
         return "", line
-    name, _, rest = line[1:].partition(" ")
+    name, _, rest = command[1:].partition(" ")
     return name.lower(), rest.strip()
 
 
@@ -1304,7 +1310,6 @@ class EpollEngine(Engine):
         by_fd = self.by_fd
         on_data = self.service.on_data
         writable = select.EPOLLOUT
-        waiting = self.waiting
         # Um só para todos: o que se lê é entregue antes da leitura seguinte.
         buffer = bytearray(self.chunk)
         data = view = memoryview(buffer)
@@ -1342,11 +1347,11 @@ class EpollEngine(Engine):
             if others:
                 # No fim da volta: um descritor fechado nela não pode já ser de outro.
                 self.greet()
-            if waiting:
+            if self.waiting:
                 patience = self.post(events)
 
     def post(self, events):
-        """Entrega o que se juntou; ou, se há mais quem fale, junta mais. Devolve o prazo do poll()."""
+        """Entrega o que se juntou, ou junta mais, se há quem fale. Devolve o prazo do poll()."""
         self.rounds += 1
         if events and self.rounds < GATHER_ROUNDS and len(self.waiting) >= CROWD:
             # Zero: sem esperar por quem não falou.

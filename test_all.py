@@ -598,6 +598,40 @@ class TestServidorLineBuffer(ServerTestCase):
             with self.subTest("longa demais, " + name), self.assertRaises(self.servidor.ProtocolError):
                 self.lines(*chunks)
 
+    def test_good_lines_before_a_bad_one(self):
+        """L6: as linhas boas são ouvidas, e só depois vem o erro; o CR não conta no limite."""
+        heard = []
+        with self.assertRaises(self.servidor.ProtocolError):
+            for line in self.servidor.LineBuffer().feed(b"a\r\nb\n" + b"x" * 1025 + b"\n"):
+                heard.append(line)
+        self.assertEqual(heard, ["a", "b"])
+        self.assertEqual(self.lines(b"x" * 1024 + b"\r", b"\n"), ["x" * 1024])
+
+    def test_line_ends_of_a_telnet(self):
+        """S2: CR NUL, e CR sozinho, também acabam uma linha; CR LF partido em dois é um fim só."""
+        for chunks, lines in (([b"a\r\0b\r\0"], ["a", "b"]), ([b"a\rb\n"], ["a", "b"]), ([b"a\r", b"\nb\n"], ["a", "b"]),
+                              ([b"a\r", b"\0b\n"], ["a", "b"]), ([b"a\r\n\nb\n"], ["a", "", "b"]),
+                              ([b"a\r", b"\n", b"\n"], ["a", ""]), ([b"a\r", b"\r"], ["a", ""]), ([b"\0a\n"], ["\0a"])):
+            with self.subTest(chunks):
+                self.assertEqual(self.lines(*chunks), lines)
+
+    def test_telnet_commands_are_not_text(self):
+        """S2: comandos de 2 e 3 bytes e SB ... SE, cortados onde for, somem; opções são recusadas; IAC IAC é 0xFF."""
+        putty = bytes.fromhex("fffb1f fffb20 fffb18 fffb27 fffd01 fffb03 fffd03")
+        for data, text, answer in (
+                (b"oi\xff\xf4\xff\xfd\x06!", b"oi!", b"\xff\xfc\x06"), (b"a\xff\xffb", b"a\xffb", b""),
+                (putty + b"/nick ana\r\n", b"/nick ana\r\n",
+                 bytes.fromhex("fffe1f fffe20 fffe18 fffe27 fffc01 fffe03 fffc03")),
+                (b"\xff\xfa\x18\x00XTERM\xff\xff\xf0\xff\xf0a", b"a", b""), (b"\xff\xfc\x01\xff\xfe\x01a", b"a", b""),
+                (b"a\xff b", b"a\xff b", b"")):
+            for cut in range(len(data) + 1):
+                with self.subTest(data, corte=cut):
+                    telnet = self.servidor.Telnet()
+                    (one, first), (other, second) = telnet.feed(data[:cut]), telnet.feed(data[cut:])
+                    self.assertEqual((one + other, first + second), (text, answer))
+        with self.assertRaises(self.servidor.ProtocolError):
+            telnet.feed(b"\xff\xfa" + b"x" * 2000)
+
     def test_line_buffer_cut_anywhere(self):
         """Cortada em qualquer ponto, a conversa dá as mesmas linhas."""
         data = "olá, ç e 🙂\r\n\nfim\n".encode()
@@ -751,6 +785,54 @@ class ChatTests:
         ana.send("maçã\n")
         bia.expect("<ana> maçã\n")
         server.expect(r"<ana> ma\?\?\n")
+
+    def test_chat_secret_after_ctrl_c(self):
+        """S2: depois de Ctrl+C ou Ctrl+D num telnet, ou da abertura do PuTTY, um comando ainda é um comando."""
+        server = self.serve("--modo", "chat")
+        ana, bia, caio = self.join(server, "ana"), self.join(server, "bia"), self.join(server, "caio")
+        for start in (b"\xff\xf4\xff\xfd\x06", b"\x04", b"\xff\xfb\x1f\xff\xfd\x01", b"\xef\xbb\xbf"):
+            ana.send(start + b"/msg bia segredo\r\0")
+            bia.expect("<ana para bia, em particular> segredo\n")
+        ana.send("fim\n")
+        self.assertNotIn(b"segredo", caio.expect("<ana> fim\n"))
+        ana.expect(b"\xff\xfc\x06")
+
+    def test_chat_is_not_a_site(self):
+        """S1: o que um navegador manda, seja qual for o método, tem 400 em português e não chega à sala."""
+        server = self.serve("--modo", "chat")
+        ear = self.join(server, "ouvinte")
+        for method in ("GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "X-QUALQUER"):
+            with self.subTest(method):
+                conn = self.connect(server)
+                conn.send(f"{method} / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n\ninvasor\n/msg ouvinte invasor\n")
+                with contextlib.suppress(ConnectionError):
+                    conn.send("mais invasor\n")
+                conn.half_close()
+                answer = conn.expect_eof().decode()
+                self.assertIn("HTTP/1.1 400 ", answer)
+                self.assertEqual("sala de conversa" in answer, method != "HEAD")
+                self.assertNotIn("invasor", ear.expect("saiu\n").decode())
+
+    def test_chat_good_lines_before_a_bad_one(self):
+        """L6: nos dois motores, as duas boas são ouvidas, e a terceira é o erro."""
+        server = self.serve("--modo", "chat")
+        ana, bia = self.join(server, "ana"), self.join(server, "bia")
+        ana.send("um\ndois\n" + "x" * 1025 + "\n")
+        bia.expect("<ana> um\n<ana> dois\n* ana saiu\n")
+        self.assertTrue(ana.expect_eof().endswith("* erro: linha com mais de 1024 bytes; até logo\n".encode()))
+
+    def test_chat_looks_for_ghosts(self):
+        """S6: quem some sem FIN é achado pelo keepalive, e o que lhe devemos não espera para sempre."""
+        if not can("ss", "-V"):
+            self.skipTest("falta o comando ss")
+        server = self.serve("--modo", "chat")
+        self.join(server, "ana")
+        command = "ss", "-tnoH", f"sport = :{server.port}"
+
+        def timer():
+            shown = subprocess.run(command, stdout=subprocess.PIPE).stdout.decode()
+            return re.search(r"timer:\(keepalive,([12]?\d|30)(\.\d+)?(sec|s|ms)", shown)
+        self.until(timer, "o relógio do keepalive")  # antes dele há o da confirmação do que se enviou
 
     def test_chat_slow_reader_delays_nobody(self):
         """Quem não lê é desligado quando enche a sua fila; a sala nem percebe, e a memória é limitada."""
@@ -935,6 +1017,32 @@ class HttpTests:
         answer = self.ask(self.serve("--modo", "http"), b"POST / HTTP/1.1\r\nHost: x\r\n\r\n" + b"x" * 300000)
         self.assertIn(b"200 OK", answer)
         self.assertIn(b"</html>", answer)
+
+    def test_http_by_the_book(self):
+        """P5: RFC 9112: linhas vazias antes do pedido, Host, CONNECT, HEAD sem página, NUL no alvo."""
+        server = self.serve("--modo", "http")
+        for request, status, page in (
+                (b"\r\n\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", 200, True), (b"GET / HTTP/1.1\r\n\r\n", 400, True),
+                (b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n", 400, True), (b"GET / HTTP/1.0\r\n\r\n", 200, True),
+                (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501, True), (b"HEAD / HTTP/1.1\r\n\r\n", 400, False),
+                (b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", 200, False), (b"HEAD oi\r\n", 400, False),
+                (b"GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n", 400, True), (b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n", 400, True)):
+            with self.subTest(request):
+                head, _, body = self.ask(server, request).partition(b"\r\n\r\n")
+                self.assertTrue(head.startswith(b"HTTP/1.1 %d " % status), head)
+                self.assertEqual(bool(body), page)
+
+    def test_http_slow_body(self):
+        """P5: um corpo que chega devagar não corta a página: quem move bytes tem mais do que LINGER_S."""
+        server = self.serve("--modo", "http", constants={"LINGER_S": 0.3, "TICK_S": 0.05})
+        conn = self.connect(server)
+        conn.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        end = time.monotonic() + 0.9  # o intervalo é o que se testa: três prazos
+        while time.monotonic() < end:
+            conn.send(b"x")
+            time.sleep(0.02)
+        conn.half_close()
+        self.assertIn(b"</html>", conn.expect_eof())
 
     def test_http_slow_request(self):
         """O prazo é do cabeçalho inteiro: um byte de vez em quando não o renova."""
@@ -1449,6 +1557,24 @@ class DeadlinesTests:
         server = self.serve("--ocioso", 0.2, constants={"TICK_S": 0.05})
         self.assertEqual(self.connect(server).expect_eof(), b"")
 
+    def test_slow_readers_are_not_idle(self):
+        """L2: quem só lê, devagar, não está parado; quem nem envia nem lê, está."""
+        if sys.platform != "linux":
+            self.skipTest("só o kernel do Linux diz o que o outro lado já confirmou")
+        server = self.serve("--ocioso", 0.4, constants={"TICK_S": 0.05})
+        conn, size = self.connect(server, rcvbuf=4096), 1 << 20
+        sender = threading.Thread(target=conn.send, args=(b"x" * size,))
+        sender.start()
+        got, slow_until = 0, time.monotonic() + 1.2  # três vezes o prazo, e a leitura não acaba nele
+        while got < size:
+            data = conn.sock.recv(2048 if time.monotonic() < slow_until else 1 << 16)
+            self.assertTrue(data, "desligado no meio da leitura")
+            got += len(data)
+            if time.monotonic() < slow_until:
+                time.sleep(0.01)
+        sender.join()
+        self.assertEqual(conn.expect_eof(), b"")  # e agora, sim, parado
+
     def test_active_clients_are_not_idle(self):
         """Com tráfego, o prazo de --ocioso não conta, por mais que a conversa dure."""
         conn = self.connect(self.serve("--ocioso", 0.4, constants={"TICK_S": 0.05}))
@@ -1489,7 +1615,8 @@ class DoorTests:
         self.assertNotIn("./cliente.py 0.0.0.0", server.errors())
 
     def test_host_name(self):
-        self.assertIn(self.serve(host="localhost").host, ("127.0.0.1", "::1"))
+        """C13: localhost é o IPv4, mesmo com as duas linhas em /etc/hosts, como nos outros scripts."""
+        self.assertEqual(self.serve(host="localhost").host, "127.0.0.1")
 
     def test_few_descriptors(self):
         """ulimit -n 64 e 200 clientes de uma vez: sem girar, sem cair, e todos são atendidos, em turnos."""
@@ -1526,6 +1653,70 @@ class DoorTests:
         conn = self.connect(server)
         conn.send(b"oi")
         conn.expect(b"oi")
+
+    def test_systemd_gives_two_sockets(self):
+        """L15: os dois são atendidos, e as duas portas são ditas."""
+        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+            starter = (f"import os, sys; os.dup2({one.fileno()}, 63); os.dup2({other.fileno()}, 64); os.dup2(63, 3); "
+                       "os.dup2(64, 4); os.environ.update(LISTEN_FDS='2', LISTEN_PID=str(os.getpid())); "
+                       "os.execv(sys.argv[1], sys.argv[1:])")
+            server = self.spawn("servidor.py", "--motor", self.motor, prefix=(sys.executable, "-c", starter),
+                                pass_fds=(one.fileno(), other.fileno()))
+            ports = [sock.getsockname()[1] for sock in (one, other)]
+        server.expect(rf"escutando em 127\.0\.0\.1 porta {ports[1]}$")
+        for port in ports:
+            server.port = port
+            conn = self.connect(server)
+            conn.send(b"oi")
+            conn.expect(b"oi")
+
+    def test_listener_that_is_gone(self):
+        """L16: o socket que escuta foi fechado por fora (`ss -K`): uma linha, e estado 1; nem surdo, nem girando."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = self.activated(listener)
+            server.status = 1
+            conn = self.connect(server)
+            conn.send(b"oi")
+            conn.expect(b"oi")
+            listener.shutdown(socket.SHUT_RDWR)  # o mesmo socket, visto de fora: accept() dará EINVAL
+        self.assertEqual(server.wait(), 1)
+        self.assertRegex(server.errors(), r"servidor\.py: erro: o socket que escuta se foi \(.+\)\n\Z")
+
+    def test_many_inherited_descriptors(self):
+        """C12: com 1100 descritores herdados, os do servidor passam de 1023, e select() não os aceitaria."""
+        if resource is None or resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 1300:
+            self.skipTest("aqui não cabem 1300 descritores")
+        starter = ("import os, resource, sys; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
+                   "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard)); "
+                   "[os.set_inheritable(os.dup(0), True) for _ in range(1100)]; os.execv(sys.argv[1], sys.argv[1:])")
+        for mode in ("eco", "chat"):
+            server = self.serve("--modo", mode, prefix=(sys.executable, "-c", starter))
+            conn = self.connect(server)
+            conn.send(b"/quem\n")
+            conn.expect("na sala" if mode == "chat" else "/quem\n")
+
+    def test_suggestions_run(self):
+        """N13 e C14: o comando sugerido, digitado como aparece, sobe; e o valor de uma opção igual à porta fica nele."""
+        port = str(free_port())
+        server = self.serve("--max-clientes", port, "--ocioso", 60, port=port)
+        words = server.expect_error(r"para abrir à rede: \./servidor\.py (.+)$")[1].split()
+        self.stop(server)
+        self.assertEqual(words, ["--motor", self.motor, "--max-clientes", port, "--ocioso", "60", words[-2], port])
+        self.assertIn(words[-2], ("::", "0.0.0.0"))
+        again = self.spawn("servidor.py", *words)
+        self.assertEqual(again.port, int(port))
+
+    def test_allowed_networks_in_the_banner(self):
+        """N6: não se anuncia um caminho que --permitir fecha; a receita do README deixa entrar os dois laços."""
+        server = self.serve("--permitir", "127.0.0.0/8", "--permitir", "::1", host="0.0.0.0")
+        server.expect_error(r"^só atende 127\.0\.0\.0/8, ::1/128$")
+        server.expect_error("--permitir não deixa entrar outra$")
+        self.assertNotIn("de outra máquina", server.errors())
+        text = README.read_text(encoding="utf-8")
+        recipe = re.search(r"`\./servidor\.py :: 5050 (--permitir [^`]+)`", text)[1].split()[1::2]
+        nets = [self.servidor.network(net) for net in recipe]
+        for host in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+            self.assertTrue(self.servidor.is_allowed(host, nets), host)
 
     def test_systemd_lies(self):
         starter = ("import os, sys; os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
