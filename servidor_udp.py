@@ -761,11 +761,17 @@ def to_line(event: Event) -> str:
     return form.format(event, escape(event.text))
 
 
+# Um Ctrl+D no telnet, ou a marca de UTF-8 do Windows, antes da barra: o segredo que vem depois dela
+# não pode virar fala.
+BEFORE_SLASH = "\ufeff\x7f" + "".join(map(chr, range(0x20)))
+
+
 def parse_command(line: str) -> tuple:
     """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
-    if not line.startswith("/"):
+    command = line.lstrip(BEFORE_SLASH)
+    if not command.startswith("/"):
         return "", line
-    name, _, rest = line[1:].partition(" ")
+    name, _, rest = command[1:].partition(" ")
     return name.lower(), rest.strip()
 
 

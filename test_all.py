@@ -609,7 +609,8 @@ class TestServidorLineBuffer(ServerTestCase):
 
     def test_line_ends_of_a_telnet(self):
         """S2: CR NUL, e CR sozinho, também acabam uma linha; CR LF partido em dois é um fim só."""
-        for chunks, lines in (([b"a\r\0b\r\0"], ["a", "b"]), ([b"a\rb\n"], ["a", "b"]), ([b"a\r", b"\nb\n"], ["a", "b"]),
+        for chunks, lines in (([b"a\r\0b\r\0"], ["a", "b"]), ([b"a\rb\n"], ["a", "b"]),
+                              ([b"a\r", b"\nb\n"], ["a", "b"]),
                               ([b"a\r", b"\0b\n"], ["a", "b"]), ([b"a\r\n\nb\n"], ["a", "", "b"]),
                               ([b"a\r", b"\n", b"\n"], ["a", ""]), ([b"a\r", b"\r"], ["a", ""]), ([b"\0a\n"], ["\0a"])):
             with self.subTest(chunks):
@@ -804,7 +805,8 @@ class ChatTests:
         for method in ("GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "X-QUALQUER"):
             with self.subTest(method):
                 conn = self.connect(server)
-                conn.send(f"{method} / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n\ninvasor\n/msg ouvinte invasor\n")
+                conn.send(f"{method} / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n\ninvasor\n"
+                          "/msg ouvinte invasor\n")
                 with contextlib.suppress(ConnectionError):
                     conn.send("mais invasor\n")
                 conn.half_close()
@@ -1026,7 +1028,8 @@ class HttpTests:
                 (b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n", 400, True), (b"GET / HTTP/1.0\r\n\r\n", 200, True),
                 (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501, True), (b"HEAD / HTTP/1.1\r\n\r\n", 400, False),
                 (b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", 200, False), (b"HEAD oi\r\n", 400, False),
-                (b"GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n", 400, True), (b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n", 400, True)):
+                (b"GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n", 400, True),
+                (b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n", 400, True)):
             with self.subTest(request):
                 head, _, body = self.ask(server, request).partition(b"\r\n\r\n")
                 self.assertTrue(head.startswith(b"HTTP/1.1 %d " % status), head)
@@ -1696,7 +1699,7 @@ class DoorTests:
             conn.expect("na sala" if mode == "chat" else "/quem\n")
 
     def test_suggestions_run(self):
-        """N13 e C14: o comando sugerido, digitado como aparece, sobe; e o valor de uma opção igual à porta fica nele."""
+        """N13 e C14: o comando sugerido, digitado como aparece, sobe; e leva o valor de uma opção igual à porta."""
         port = str(free_port())
         server = self.serve("--max-clientes", port, "--ocioso", 60, port=port)
         words = server.expect_error(r"para abrir à rede: \./servidor\.py (.+)$")[1].split()
