@@ -3501,7 +3501,13 @@ def main(argv=None):
     # Sem aspas também vale: enviar LED ON
     if argv[:2] == ["enviar", "LED"]:
         argv[1:3] = [" ".join(argv[1:3])]
-    return run(build_parser, act, argv)
+    born = os.getpid()
+    status = run(build_parser, act, argv)
+    if os.getpid() != born:
+        # O filho de --fundo já disse tudo; desmontar o interpretador é de quem o criou (no Python
+        # 3.8, o filho que tenta pode morrer disso).
+        os._exit(status)
+    return status
 
 if __name__ == "__main__":
     sys.exit(main())
