@@ -1716,8 +1716,9 @@ class DoorTests:
         server.expect_error("--permitir não deixa entrar outra$")
         self.assertNotIn("de outra máquina", server.errors())
         text = README.read_text(encoding="utf-8")
-        recipe = re.search(r"`\./servidor\.py :: 5050 (--permitir [^`]+)`", text)[1].split()[1::2]
-        nets = [self.servidor.network(net) for net in recipe]
+        recipe = re.search(r"\./servidor\.py :: 5050 ((?:--permitir \S+\s+(?:\\\n\s+)?)+)", text)[1]
+        nets = [self.servidor.network(net) for net in re.findall(r"--permitir (\S+)", recipe)]
+        self.assertEqual(len(nets), 3)
         for host in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
             self.assertTrue(self.servidor.is_allowed(host, nets), host)
 
