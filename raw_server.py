@@ -3,7 +3,7 @@
 """Servidor de filmes sem IP, sem TCP e sem UDP: o nosso protocolo, direto no quadro Ethernet.
 
     mkdir videos; mv filme.mp4 videos/
-    sudo ./raw_server.py                        em um terminal (em lo; em outra: ./raw_server.py eth0)
+    sudo ./raw_server.py                        em um terminal (em lo; ou ./raw_server.py eth0)
     sudo ./raw_client.py lo baixar filme.mp4    em outro, ou em outra máquina do mesmo switch
 
 Um quadro (frame). O selo cobre do tipo ao fim dos dados; o que vier depois dele é enchimento:
@@ -619,6 +619,8 @@ class Path:
 # hash se calcula nas folgas do laço. E nem todo nome serve: abre-se pasta por pasta, sem "..",
 # sem link simbólico (O_NOFOLLOW) e sem esperar por um FIFO (O_NONBLOCK): openat(2), open(2).
 
+# A última data que cabe em 64 bits com sinal, em ns: 11 de abril de 2262.
+DATE_MAX = 2**63 - 1
 # Bytes de hash por folga do laço: dezenas de µs.
 HASH_STEP = 1 << 16
 # "Tamanho" da medição: ninguém baixa tudo.
@@ -654,7 +656,7 @@ class Source:
         self.fd = fd
         self.stamp = self.stamp_of(status)
         self.size = size or status.st_size
-        self.date = status.st_mtime_ns
+        self.date = date_of(status)
         self.hash = hashlib.sha256()
         self.hashed = 0
         self.digest = NO_DIGEST
@@ -763,7 +765,12 @@ def visible(names):
 
 
 def catalog_entry(status, name):
-    return b"%d %d %s\0" % (status.st_size, status.st_mtime_ns, os.fsencode(name))
+    return b"%d %d %s\0" % (status.st_size, date_of(status), os.fsencode(name))
+
+
+def date_of(status) -> int:
+    """A data em ns; a que não cabe em 64 bits (antes de 1677, depois de 2262) é a mais próxima."""
+    return max(-DATE_MAX - 1, min(status.st_mtime_ns, DATE_MAX))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1068,6 +1075,7 @@ class Server:
         listen = [self.link.sock, 0]
         while True:
             self.receive()
+            self.link.check()
             wake = self.step()
             waiting = [fd for fd, text in self.unsaid.items() if text]
             ready, room, _ = select.select(listen, waiting, [], wake)
@@ -1086,6 +1094,16 @@ class Server:
                 self.dispatch(data, clock())
             except ProtocolError as error:
                 self.ignored[str(error)] += 1
+            except (Failure, OSError):
+                # A interface, ou a saída: isto é do servidor, e não de um cliente.
+                raise
+            except Exception as error:
+                self.blame(error)
+
+    def blame(self, error):
+        """Um defeito nosso no quadro de um cliente: conta-se e diz-se; os outros seguem."""
+        self.ignored["defeito nosso, que convém relatar"] += 1
+        self.say(f"defeito ao atender um cliente, que foi desligado: {error!r}", 2)
 
     def step(self):
         """Um passo de cada sessão; devolve por quantos segundos se pode dormir."""
@@ -1144,6 +1162,11 @@ class Server:
         except OSError:
             # Disco com defeito, descritores demais.
             session.refuse(GENERAL)
+        except (Failure, ProtocolError):
+            raise
+        except Exception as error:
+            self.blame(error)
+            self.drop(session)
 
     def welcome(self, frame, now):
         """OLÁ: uma sessão nova, que só custa um lugar entre as que esperam."""
@@ -1154,9 +1177,12 @@ class Server:
         excess = len(waiting) - HALF_OPEN_MAX + 1
         for oldest in waiting[:max(excess, 0)]:
             self.drop(oldest)
+        self.link.reread()
         session = Session(self, frame.source, nonce, mtu, now)
         self.sessions[session.number] = session
-        body = LAYOUT[WELCOME].pack(nonce, session.nonce) + socket.gethostname().encode()[:64]
+        # Um nome de máquina pode não ser UTF-8.
+        name = os.fsencode(socket.gethostname())[:64]
+        body = LAYOUT[WELCOME].pack(nonce, session.nonce) + name
         self.link.send(pack_frame(self.seal, frame.source, self.link.mac, WELCOME,
                                   session.number, 0, clock(), body))
 
@@ -1173,7 +1199,7 @@ class Server:
         return open_source(self.folder, name)
 
     def catalog(self):
-        """O catálogo. Lê-lo para o laço: só se relê depois de CATALOG_REST vezes o que isso dura."""
+        """O catálogo. Lê-lo para o laço: só se relê depois de CATALOG_REST vezes o que durou."""
         now = clock()
         if now >= self.listed_until:
             self.listing = b"".join(itertools.islice(list_folder(self.folder), CATALOG_MAX))
@@ -1252,6 +1278,8 @@ QUEUE_BYTES = 1 << 20
 # Fila da placa cheia: espera-se tanto (s), tantas vezes; depois, é como se o fio o perdesse.
 FULL_S = 0.0005
 FULL_TRIES = 20
+# De quanto em quanto tempo (µs) se relê a interface.
+CHECK_US = 1_000_000
 
 
 class Link:
@@ -1261,8 +1289,26 @@ class Link:
         self.name = name
         self.sock, self.mac, self.mtu = open_link(name, 0, QUEUE_BYTES)
         self.buffer = memoryview(bytearray(self.mtu + 14))
+        self.checked = clock()
         # Quem mostra cada quadro (--verbose), ou None.
         self.verbose = None
+
+    def check(self):
+        """Uma vez por segundo, relê a interface: parado, ninguém nos diria que ela mudou."""
+        if clock() - self.checked >= CHECK_US:
+            self.reread()
+
+    def reread(self):
+        """O MAC e o MTU mudam com ela no ar (Wi-Fi, macvlan). Failure se já não existe."""
+        self.checked = clock()
+        try:
+            now = read_interface(self.sock)
+        except OSError:
+            raise Failure(f"a interface {self.name} sumiu. Veja as outras: ip -br link") from None
+        if now.mtu > self.mtu:
+            self.buffer = memoryview(bytearray(now.mtu + 14))
+        self.mac = now.mac
+        self.mtu = now.mtu
 
     def trace(self, arrow, frame):
         if self.verbose:

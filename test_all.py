@@ -5327,6 +5327,7 @@ class RawServerTestCase(RawTestCase):
     def bare_link(self):
         link = self.server_module.Link.__new__(self.server_module.Link)
         link.name, link.mac, link.mtu, link.sock, link.verbose = "lo", bytes(6), 1500, mock.Mock(), None
+        link.reread = mock.Mock()
         return link
 
     def open_files(self, server):
@@ -5508,6 +5509,16 @@ class TestRawServerSource(RawServerTestCase):
         self.film(size=5_000_000, seed=1)
         hand.open(b"filme.bin", queue=4, window=4)
         self.assertEqual(hand.error(), m.CHANGED)
+
+    def test_impossible_dates(self):
+        """L7: datas antes de 1677 e depois de 2262 são servidas: as que não cabem, como as mais próximas."""
+        module = self.server_module
+        for ns in (-2**63 - 5, -2**63, 0, 2**63 - 1, 2**63 + 5, 10**20):
+            status = types.SimpleNamespace(st_size=7, st_mtime_ns=ns)
+            date = module.date_of(status)
+            self.assertEqual(date, max(-2**63, min(ns, 2**63 - 1)))
+            struct.pack("!q", date)
+            self.assertEqual(module.catalog_entry(status, "a"), b"7 %d a\0" % date)
 
 
 class TestRawServerSession(RawServerTestCase):
@@ -5734,6 +5745,26 @@ class TestRawServerServer(RawServerTestCase):
         result = self.run_script("raw_server.py", "lo", "--pasta", "meus filmes", prefix=without_raw())
         self.assert_one_line_error(result, "CAP_NET_RAW", "sudo ./raw_server.py lo --pasta 'meus filmes'\n")
 
+    def test_defect_in_one_client(self):
+        """L8: um defeito nosso no quadro de um cliente, ou um nome de máquina que não é UTF-8, não para o servidor."""
+        server = self.bare_server()
+        server.ignored, server.say = collections.Counter(), mock.Mock()
+        session = mock.Mock(number=7)
+        server.sessions = {7: session}
+        server.attempt(session, mock.Mock(side_effect=ValueError("x")))
+        self.assertEqual((server.sessions, session.close.called), ({}, True))
+        self.assertIn("ValueError", server.say.call_args[0][0])
+        server.link.receive = mock.Mock(side_effect=[b"quadro", None])
+        with mock.patch.object(server, "dispatch", side_effect=KeyError("y"), create=True):
+            server.receive()
+        self.assertEqual(sum(server.ignored.values()), 2)
+        server.sessions, server.link.send = {}, mock.Mock()
+        m = self.server_module
+        body = m.LAYOUT[m.HELLO].pack(bytes(16), 1500)
+        with mock.patch.object(m.socket, "gethostname", return_value="sal\udce3o"):
+            server.welcome(m.Frame(m.BROADCAST, b"c" * 6, m.HELLO, 0, 0, 1, body), 1000)
+        self.assertIn(b"sal\xe3o", server.link.send.call_args[0][0])
+
 
 class TestRawServerLink(RawServerTestCase):
     """O enlace: a placa, o privilégio e o que ela recusa."""
@@ -5808,6 +5839,32 @@ class TestRawServerLink(RawServerTestCase):
                             ready="uid 65534")
         with open(f"/proc/{server.pid}/status") as status:
             self.assertRegex(status.read(), r"Uid:\t65534\t65534\t65534\t65534\n[^Z]*CapEff:\t0+\n")
+
+    def test_interface_removed(self):
+        """L9: a interface que some de baixo de um servidor parado: uma linha que a nomeia, e o fim com 1."""
+        self.lab.ip("link", "add", "x0", "type", "veth", "peer", "name", "x1")
+        self.lab.ip("link", "set", "x0", "up")
+        server = self.serve(interface="x0", status=1, constants={"CHECK_US": 50_000, "TIMEOUT_MAX_US": 50_000})
+        self.lab.ip("link", "del", "x0")
+        self.assertEqual(server.wait(), 1)
+        self.assertRegex(server.errors(), "^raw_server.py: erro: a interface x0 sumiu[^\\n]*\\n$")
+
+    def test_mac_and_mtu_are_read_again(self):
+        """L10: o MAC e o MTU que mudam com o servidor no ar: a resposta ao OLÁ seguinte já é com os novos."""
+        self.lab.ip("link", "add", "y0", "type", "veth", "peer", "name", "y1")
+        self.addCleanup(self.lab.ip, "link", "del", "y0")
+        for name in ("y0", "y1"):
+            self.lab.ip("link", "set", name, "up")
+        data = self.film()
+        server = self.serve(interface="y0")
+        self.client("y1", "baixar", "filme.bin", "-o", self.home / "antes")
+        self.lab.ip("link", "set", "y0", "address", "02:00:00:00:77:01")
+        self.lab.ip("link", "set", "y0", "mtu", "1400")
+        result = self.client("y1", "listar")
+        self.assertIn("02:00:00:00:77:01", result.text)
+        self.client("y1", "baixar", "filme.bin", "-o", self.home / "depois")
+        self.assertEqual((self.home / "depois").read_bytes(), data)
+        server.stop()
 
 
 def without_raw():
@@ -9387,7 +9444,7 @@ def births(tree):
 
 each_script = each(*SCRIPTS)
 # Os que já se contam do programa ingênuo ao que aguenta (quem termina o seu, põe-no aqui).
-RETOLD = ("servidor.py", "cliente.py", "servidor_udp.py", "cliente_udp.py", "raw_client.py", "led_gpio.py")
+RETOLD = SCRIPTS
 each_retold = each(*RETOLD)
 each_server = each("servidor.py", "servidor_udp.py", "led_gpio.py")
 each_source = each(*SCRIPTS, "test_all.py")
