@@ -2183,6 +2183,9 @@ class TLSStream:
 VOICE_BYTES = 1 << 20
 # Segundos que o fim do programa espera pelas últimas linhas, se ninguém as lê.
 VOICE_PARTING_S = 0.25
+# Segundos entre duas idas à saída: uma rajada de linhas sai de uma vez, e não acorda a thread a cada
+# uma, o que custaria mais do que escrevê-las.
+PEN_PAUSE_S = 0.01
 
 
 class Pen(threading.Thread):
@@ -2225,6 +2228,8 @@ class Pen(threading.Thread):
             if not data:
                 return
             self.write(data)
+            if not self.ended:
+                time.sleep(PEN_PAUSE_S)
 
     def write(self, data):
         try:
