@@ -834,8 +834,8 @@ def nick_fault(nick: str) -> str:
 VOICE_BYTES = 1 << 20
 # Segundos que o fim do programa espera pelas últimas linhas, se ninguém as lê.
 VOICE_PARTING_S = 0.25
-# Segundos entre duas idas à saída: uma rajada de linhas sai de uma vez, e não acorda a thread a cada
-# uma, o que custaria mais do que escrevê-las.
+# Segundos entre duas idas à saída: uma rajada de linhas sai de uma vez. Acordar a thread a cada
+# linha custaria mais do que escrevê-la.
 PEN_PAUSE_S = 0.01
 
 
