@@ -1645,9 +1645,10 @@ def raise_fd_limit():
 IRC_LINE = 512
 CHANNEL = "#sala"
 TOPIC = "a mesma sala de nc, telnet e ./cliente.py; quem está nela: /names"
-# Os limites, como o 005 os diz.
-IRC_LIMITS = (f"CHANTYPES=# CHANLIMIT=#:1 CHANNELLEN={len(CHANNEL)} PREFIX= NICKLEN={NICK_LIMIT} "
-              "CASEMAPPING=ascii MAXTARGETS=1 NETWORK=sala")
+# Os limites, como o 005 os diz. PREFIX não é verdade, pois ninguém tem @ nem +; mas vazio derruba
+# robôs feitos com a biblioteca irc, do Python.
+IRC_LIMITS = (f"CHANTYPES=# CHANLIMIT=#:1 CHANNELLEN={len(CHANNEL)} PREFIX=(ov)@+ "
+              f"NICKLEN={NICK_LIMIT} CASEMAPPING=ascii MAXTARGETS=1 NETWORK=sala")
 # O que se pode pedir antes de se apresentar; o resto é 451.
 BEFORE_ENTERING = ("CAP", "NICK", "USER", "PASS", "PING", "PONG", "QUIT")
 # Quantas palavras pede cada comando; menos do que isso é 461.
