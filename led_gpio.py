@@ -2415,6 +2415,10 @@ class Mqtt:
 
     def receive(self):
         """O que chegou: pacotes, em qualquer pedaço. Um registro TLS inteiro cabe em CHUNK."""
+        if hasattr(socket, "TCP_QUICKACK"):
+            # Com o ACK adiado (40 ms), o broker que usa o Nagle seguraria a ordem que vem depois
+            # do PUBACK. O kernel esquece isto a cada passo.
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         try:
             data = self.sock.recv(CHUNK)
         except (ssl.SSLWantReadError, BlockingIOError):
