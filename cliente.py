@@ -122,13 +122,8 @@ def receive(sock):
                 break
         try:
             data = sock.recv(CHUNK)
-        except ssl.SSLEOFError:
-            raise Failure("a conversa foi cortada: o servidor desligou sem se despedir "
-                          "(close_notify), e pode faltar o fim do que ele dizia") from None
         except ssl.SSLError as error:
-            # No TLS 1.3 a recusa de um certificado só chega depois do aperto de mão.
-            raise Failure(f"o servidor desfez o TLS ({error.reason}). "
-                          "Ele exige um certificado? --certificado ARQUIVO") from None
+            raise Failure(explain_tls_end(error)) from None
         except OSError as error:
             # Um RST, ou o kernel cansou de retransmitir para quem já não responde.
             raise Failure(f"o servidor caiu no meio da conversa ({reason(error)}). "
@@ -136,6 +131,18 @@ def receive(sock):
         if not data:
             return
         yield data
+
+
+def explain_tls_end(error):
+    """Por que uma conversa por TLS acabou sem a despedida dele (close_notify)."""
+    # Até o Python 3.9 o fim sem despedida não tem uma classe de erro própria.
+    cut = isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
+    if cut:
+        return ("a conversa foi cortada: o servidor desligou sem se despedir (close_notify), "
+                "e pode faltar o fim do que ele dizia")
+    # No TLS 1.3 a recusa de um certificado só chega depois do aperto de mão.
+    return (f"o servidor desfez o TLS ({error.reason}). "
+            "Ele exige um certificado? --certificado ARQUIVO")
 
 
 def converse(sock, chunks, show):
@@ -761,6 +768,11 @@ def explain_certificate(error, args):
 
 
 # --- bloco comum: contexto ---
+# SSL_OP_IGNORE_UNEXPECTED_EOF, que o Python 3.8 e o 3.9 ligam com o OpenSSL 3: um fim sem
+# close_notify passaria por despedida.
+IGNORE_UNEXPECTED_EOF = 0x80
+
+
 def tls_context(server, certificate=None, key=None, ca=None, verify=True):
     """Contexto de TLS 1.2 ou mais novo, ou Failure. server: é o de quem atende?
 
@@ -779,6 +791,7 @@ def tls_context(server, certificate=None, key=None, ca=None, verify=True):
         purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
         context = ssl.create_default_context(purpose, cafile=ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options &= ~IGNORE_UNEXPECTED_EOF
         if certificate:
             context.load_cert_chain(certificate, key, no_prompt)
     except ssl.SSLError as error:
@@ -983,6 +996,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
+        # Até o Python 3.8 esta palavra não passa por gettext().
+        message = re.sub("^argument ", "", message)
         self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
 
 

@@ -2816,6 +2816,11 @@ class Voice:
 # Em volta: TLS e escuta
 
 # --- bloco comum: contexto ---
+# SSL_OP_IGNORE_UNEXPECTED_EOF, que o Python 3.8 e o 3.9 ligam com o OpenSSL 3: um fim sem
+# close_notify passaria por despedida.
+IGNORE_UNEXPECTED_EOF = 0x80
+
+
 def tls_context(server, certificate=None, key=None, ca=None, verify=True):
     """Contexto de TLS 1.2 ou mais novo, ou Failure. server: é o de quem atende?
 
@@ -2834,6 +2839,7 @@ def tls_context(server, certificate=None, key=None, ca=None, verify=True):
         purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
         context = ssl.create_default_context(purpose, cafile=ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options &= ~IGNORE_UNEXPECTED_EOF
         if certificate:
             context.load_cert_chain(certificate, key, no_prompt)
     except ssl.SSLError as error:
@@ -3170,6 +3176,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
+        # Até o Python 3.8 esta palavra não passa por gettext().
+        message = re.sub("^argument ", "", message)
         self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
 
 

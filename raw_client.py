@@ -1815,6 +1815,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
+        # Até o Python 3.8 esta palavra não passa por gettext().
+        message = re.sub("^argument ", "", message)
         self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
 
 
