@@ -6386,7 +6386,7 @@ class TestRawClientClient(RawClientTestCase):
         self.assertEqual([client.callee(turn) for turn in range(3)], [old, old, old])
 
     def test_copy_survives_a_new_mac(self):
-        """L10, F1: o MAC muda dos dois lados no meio da cópia, e ela continua sozinha."""
+        """L10, F1: o MAC do cliente muda no meio da cópia, e ela continua sozinha."""
         data = self.film(size=3_000_000)
         self.relay(lose=0.02)
         self.serve(interface="a0", constants={"SILENCE_US": 500_000})
