@@ -115,22 +115,31 @@ class Sender(threading.Thread):
 
 def receive(sock):
     """Pedaços que chegam, até o servidor fechar."""
-    while True:
+    # Um para a conversa toda: fazer um a cada pedaço custaria 5 % da vazão.
+    with selectors.DefaultSelector() as selector:
         # Simplificação: com TLS, no Windows, Ctrl+C espera pelo próximo byte.
-        while not isinstance(sock, TLSStream):
-            if wait_ready([sock], timeout=WAKE_S):
-                break
-        try:
-            data = sock.recv(CHUNK)
-        except ssl.SSLError as error:
-            raise Failure(explain_tls_end(error)) from None
-        except OSError as error:
-            # Um RST, ou o kernel cansou de retransmitir para quem já não responde.
-            raise Failure(f"o servidor caiu no meio da conversa ({reason(error)}). "
-                          "Ele e a rede ainda estão de pé?") from None
-        if not data:
-            return
-        yield data
+        waits = not isinstance(sock, TLSStream)
+        if waits:
+            selector.register(sock, selectors.EVENT_READ)
+        while True:
+            while waits and not selector.select(WAKE_S):
+                pass
+            data = receive_piece(sock)
+            if not data:
+                return
+            yield data
+
+
+def receive_piece(sock):
+    """O próximo pedaço; b"" no fim. Failure se a conversa foi cortada."""
+    try:
+        return sock.recv(CHUNK)
+    except ssl.SSLError as error:
+        raise Failure(explain_tls_end(error)) from None
+    except OSError as error:
+        # Um RST, ou o kernel cansou de retransmitir para quem já não responde.
+        raise Failure(f"o servidor caiu no meio da conversa ({reason(error)}). "
+                      "Ele e a rede ainda estão de pé?") from None
 
 
 def explain_tls_end(error):
@@ -250,9 +259,10 @@ def explain_refusal(host, port):
     if is_here(host):
         return f"{refused}. Suba o servidor antes: ./servidor.py {host} {port}"
     return (f"{refused}. Lá o servidor está no ar? Então só escuta em 127.0.0.1; naquela máquina: "
-            f"./servidor.py 0.0.0.0 {port}")
+            f"./servidor.py {everywhere(host)} {port}")
 
 
+# --- bloco comum: daqui ---
 def is_here(host):
     """O endereço é desta máquina? Só num endereço seu o kernel deixa fazer bind()."""
     try:
@@ -263,6 +273,12 @@ def is_here(host):
         return True
     except OSError:
         return False
+
+
+def everywhere(host):
+    """O endereço que atende por todas as interfaces, na família de `host`."""
+    return "::" if ":" in host else "0.0.0.0"
+# --- fim do bloco comum: daqui ---
 
 
 def connect(args):
@@ -419,9 +435,21 @@ class Screen:
         if self.mode:
             # Sem esperar que se leia o que já foi escrito: pode estar parado (Ctrl+S).
             termios.tcsetattr(0, termios.TCSANOW, self.mode)
-        if kind is KeyboardInterrupt and wait_ready(writers=[1], timeout=0):
+        if kind is not KeyboardInterrupt:
+            return
+        if self.mode:
+            # Parada por Ctrl+S, a thread do readline guardaria a trava do stdout de C, e o processo
+            # não sairia. A um Ctrl+C, o kernel a solta sozinho; a um SIGTERM, não. No Linux, TCOON
+            # só desfaz o TCOOFF: por isso os dois.
+            termios.tcflow(0, termios.TCOOFF)
+            termios.tcflow(0, termios.TCOON)
+        # No Windows só se espera por sockets: supõe-se que a tela aceita.
+        if termios is None or wait_ready(writers=[1], timeout=PAINT_S):
             # O prompt do shell não fica grudado ao ^C.
             os.write(1, b"\n")
+        else:
+            # Ninguém a lê: o que está nos buffers não tem para onde ir.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
     def lines(self):
         """Linhas digitadas, em bytes, sem o fim delas; Ctrl+D termina."""
@@ -696,8 +724,14 @@ def measure(args):
     if meter.histogram.counts:
         report(args, meter.histogram, spent, done)
     if meter.dropped or meter.unanswered():
-        raise Failure(f"{meter.dropped} conexões caíram e {meter.unanswered()} "
-                      "ficaram sem resposta")
+        dropped = amount(meter.dropped, "conexão caiu", "conexões caíram")
+        unanswered = amount(meter.unanswered(), "ficou", "ficaram")
+        raise Failure(f"{dropped} e {unanswered} sem resposta")
+
+
+def amount(count, one, many):
+    """A quantidade, com a palavra no singular ou no plural."""
+    return f"{count} {one if count == 1 else many}"
 
 
 def report(args, histogram, spent, done):
@@ -706,8 +740,8 @@ def report(args, histogram, spent, done):
     p50 = show_time(histogram.percentile(0.5))
     p99 = show_time(histogram.percentile(0.99))
     p999 = show_time(histogram.percentile(0.999))
-    print(f"{args.conexoes} conexões, mensagens de {args.tamanho} B, {spent:.1f} s, "
-          "cada byte conferido")
+    probes = amount(args.conexoes, "conexão", "conexões")
+    print(f"{probes}, mensagens de {args.tamanho} B, {spent:.1f} s, cada byte conferido")
     print(f"  {rate:.0f} idas e voltas por segundo, {megabytes:.1f} MB/s por sentido")
     print(f"  latência: p50 {p50}, p99 {p99}, p99.9 {p999}")
     width = shutil.get_terminal_size().columns or 80

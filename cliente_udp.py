@@ -103,9 +103,8 @@ class Wire:
         self.trouble = ""
         try:
             family, address = socket_address(args.endereco, args.porta)
-        except (OSError, UnicodeError):
-            raise Failure(f"não encontro a máquina {args.endereco!r}: confira o nome, "
-                          "ou use um endereço: 127.0.0.1") from None
+        except (OSError, UnicodeError) as error:
+            raise Failure(explain_name(error, args.endereco)) from None
         try:
             self.sock = socket.socket(family, socket.SOCK_DGRAM)
         except OSError as error:
@@ -169,11 +168,9 @@ class Wire:
     def explain(self, error):
         """O que dizer de um erro da rede (ConnectionError é o aviso ICMP de porta sem dono)."""
         if isinstance(error, ConnectionError):
-            mode = " --modo chat" * bool(self.args.apelido)
             return (f"ninguém escuta em {self.where}: o datagrama saiu mesmo assim, e o que voltou "
                     "foi o aviso ICMP de porta sem dono. Em TCP o connect() já teria sido "
-                    "recusado, antes de qualquer dado. Confira a porta, ou suba o servidor: "
-                    f"./servidor_udp.py {self.args.endereco} {self.args.porta}{mode}")
+                    f"recusado, antes de qualquer dado. {explain_refusal(self.args)}")
         hint = {
             errno.EMSGSIZE: "tente um datagrama menor",
             errno.EACCES: "é um endereço de difusão?",
@@ -193,6 +190,43 @@ class Wire:
                 "O datagrama saiu, mas em UDP ninguém avisa o que se perde: a pergunta, a "
                 "resposta, ou um firewall no caminho; o TCP teria retransmitido sozinho. "
                 f"Tente: {hint}")
+
+
+def explain_name(error, host):
+    """Por que o nome não deu num endereço: ele não existe, ou o DNS ainda não respondeu."""
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+        return (f"não encontro a máquina {host!r}: o DNS não respondeu. "
+                "A rede já está de pé? (ip addr)")
+    return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço: 127.0.0.1"
+
+
+def explain_refusal(args):
+    """A máquina está lá, e ninguém escuta nessa porta, nesse endereço: o que digitar."""
+    mode = " --modo chat" * bool(args.apelido)
+    host = args.endereco
+    if is_here(host):
+        return f"Confira a porta, ou suba o servidor: ./servidor_udp.py {host} {args.porta}{mode}"
+    return ("Lá o servidor está no ar? Então só escuta em 127.0.0.1; naquela máquina: "
+            f"./servidor_udp.py {everywhere(host)} {args.porta}{mode}")
+
+
+# --- bloco comum: daqui ---
+def is_here(host):
+    """O endereço é desta máquina? Só num endereço seu o kernel deixa fazer bind()."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
+        family, kind, _, _, address = found[0]
+        with socket.socket(family, kind) as sock:
+            sock.bind(address)
+        return True
+    except OSError:
+        return False
+
+
+def everywhere(host):
+    """O endereço que atende por todas as interfaces, na família de `host`."""
+    return "::" if ":" in host else "0.0.0.0"
+# --- fim do bloco comum: daqui ---
 
 
 # ---------------------------------------------------------------------------------------------
@@ -245,7 +279,7 @@ def ask(args, question):
         for left in reversed(range(args.tentativas)):
             answer = exchange(wire, question, hurry=left == 0)
             if answer is not None:
-                print("\n".join(readable(answer)), flush=True)
+                say("\n".join(readable(answer)))
                 return 0
         if wire.trouble:
             raise Failure(wire.trouble)
@@ -277,6 +311,15 @@ def exchange(wire, question, hurry):
     return None
 
 
+def say(text):
+    """Mostra uma linha; num cano, até o fim dela, ainda que ele não queira esperar (O_NONBLOCK)."""
+    if is_terminal(sys.stdout):
+        print(text, flush=True)
+    else:
+        line = text + "\n"
+        write_all(sys.stdout.fileno(), line.encode(sys.stdout.encoding, "replace"))
+
+
 def readable(data: bytes) -> list:
     """As linhas de um datagrama, prontas para o terminal."""
     text = data.decode("utf-8", "replace")
@@ -295,6 +338,9 @@ def readable(data: bytes) -> list:
 # Segundos entre duas atualizações da linha viva; e o que se espera por cópias depois da última.
 LIVE_S = 0.1
 LAST_COPIES_S = 0.1
+# Datagramas por segundo que servidor_udp.py atende, se não lhe dizem outra coisa, a quem não é da
+# máquina dele.
+SERVER_RATE = 1000
 # Marcas por linha do gráfico, e linhas dele; além disso, cada marca vale por vários.
 STRIP_WIDTH = 64
 STRIP_ROWS = 16
@@ -417,9 +463,33 @@ def ping(args):
         finally:
             # Com Ctrl+C também há o que contar.
             show_live("")
-            print(f"{wire.where}, {args.tamanho} bytes", *report(tally), sep="\n", flush=True)
+            say("\n".join([f"{wire.where}, {args.tamanho} bytes", *report(tally)]))
         if not tally.trips:
-            raise Failure(wire.trouble or wire.silence())
+            raise Failure(wire.trouble or explain_no_echo(wire, tally))
+        pace = explain_pace(tally, wire.sock.getpeername()[0])
+        if pace:
+            print(pace, file=sys.stderr, flush=True)
+
+
+def explain_no_echo(wire, tally):
+    """Nenhum eco: ou não veio nada, ou quem está lá não é um servidor de eco."""
+    if tally.strange:
+        return (f"{wire.where} responde, mas não é o eco: o --ping quer de volta o que mandou. "
+                "É uma sala? Um eco se sobe com: ./servidor_udp.py")
+    return wire.silence()
+
+
+def explain_pace(tally, host):
+    """O que dizer de perdas que podem ser do limite do servidor, e não da rede; "" se não podem."""
+    here = host == "::1" or host.startswith("127.")
+    if here or not tally.lost() or len(tally.left_at) < 2:
+        return ""
+    spent = tally.left_at[-1] - tally.left_at[0]
+    if len(tally.left_at) <= SERVER_RATE * spent:
+        return ""
+    return (f"aviso: num ritmo acima de {SERVER_RATE} por segundo, o servidor_udp.py descarta, se "
+            "não for desta máquina: a perda pode ser o limite dele, e não a rede. "
+            "Tente: --intervalo 2")
 
 
 def run_ping(wire, args, tally):
@@ -476,8 +546,9 @@ REMEMBERED = 32
 # Segundos entre dois datagramas vazios, de quem está numa sala calado.
 KEEPALIVE_S = 15
 
-# Onde a conversa está: fora de qualquer sala (ou num eco), dentro de uma, ou de saída.
+# Onde a conversa está: fora de qualquer sala (ou num eco), à porta de uma, dentro, ou de saída.
 OUTSIDE = "fora"
+ENTERING = "à porta"
 MEMBER = "dentro"
 LEAVING = "de saída"
 
@@ -547,9 +618,21 @@ class Screen:
         if self.mode:
             # Sem esperar que se leia o que já foi escrito: pode estar parado (Ctrl+S).
             termios.tcsetattr(0, termios.TCSANOW, self.mode)
-        if kind is KeyboardInterrupt and wait_ready(writers=[1], timeout=0):
+        if kind is not KeyboardInterrupt:
+            return
+        if self.mode:
+            # Parada por Ctrl+S, a thread do readline guardaria a trava do stdout de C, e o processo
+            # não sairia. A um Ctrl+C, o kernel a solta sozinho; a um SIGTERM, não. No Linux, TCOON
+            # só desfaz o TCOOFF: por isso os dois.
+            termios.tcflow(0, termios.TCOOFF)
+            termios.tcflow(0, termios.TCOON)
+        # No Windows só se espera por sockets: supõe-se que a tela aceita.
+        if termios is None or wait_ready(writers=[1], timeout=PAINT_S):
             # O prompt do shell não fica grudado ao ^C.
             os.write(1, b"\n")
+        else:
+            # Ninguém a lê: o que está nos buffers não tem para onde ir.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
     def lines(self):
         """Linhas digitadas, em bytes, sem o fim delas; Ctrl+D termina."""
@@ -700,15 +783,19 @@ class Conversation:
 
     def run(self):
         if self.args.apelido:
+            self.state = ENTERING
             self.say(ENTER.ljust(HELLO_SIZE))
         while self.state != LEAVING or self.in_time():
             deadlines = [self.keepalive_at, *(question.deadline for question in self.in_time())]
-            others = [] if self.state == LEAVING else [self.keyboard]
+            others = [self.keyboard] if self.is_listening() else []
             data = self.wire.receive(min(deadlines) - time.monotonic(), *others)
             if data is not None:
                 self.hear(data)
+            if self.state == ENTERING and not self.in_time():
+                # Não é uma sala, ou não respondeu: conversa-se assim mesmo.
+                self.state = OUTSIDE
             # Mesmo que a rede não pare de falar, o teclado é ouvido.
-            if self.state != LEAVING and wait_ready([self.keyboard], timeout=0):
+            if self.is_listening() and wait_ready([self.keyboard], timeout=0):
                 self.obey(self.keyboard.get())
             self.check_deadlines()
             if self.wire.trouble:
@@ -716,6 +803,10 @@ class Conversation:
                 self.warn(self.wire.trouble)
                 self.wire.trouble = ""
         return self.status
+
+    def is_listening(self):
+        """O teclado tem vez? À porta, o que se dissesse se perderia: a sala só ouve quem entrou."""
+        return self.state not in (ENTERING, LEAVING)
 
     def in_time(self):
         """As perguntas que ainda podem ter resposta em dia."""
@@ -778,7 +869,7 @@ class Conversation:
             return
         self.proofs += 1
         entering = not answer.startswith(ENTER)
-        if entering and self.state == OUTSIDE:
+        if entering and self.state != LEAVING:
             self.state = MEMBER
         self.send(answer)
         if not entering or not self.args.apelido:
@@ -844,7 +935,7 @@ class Conversation:
         if self.keyboard.screen:
             self.keyboard.screen.show(text + "\n")
         else:
-            print(text, flush=True)
+            say(text)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -2400,9 +2400,8 @@ class TestClienteSender(ClienteTestCase):
         cliente = load("cliente.py")
         for number in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ECONNRESET):
             sock = mock.Mock(**{"recv.side_effect": OSError(number, "motivo")})
-            with mock.patch.object(cliente, "wait_ready", return_value=[sock]):
-                with self.assertRaisesRegex(cliente.Failure, r"caiu no meio da conversa \(motivo\)"):
-                    next(cliente.receive(sock))
+            with self.assertRaisesRegex(cliente.Failure, r"caiu no meio da conversa \(motivo\)"):
+                cliente.receive_piece(sock)
 
     def test_server_closes_before_all_is_sent(self):
         listener, port = self.listener()
@@ -2550,10 +2549,11 @@ class TestClienteConnect(ClienteTestCase):
         cliente = load("cliente.py")
         args = cliente.build_parser().parse_args(["--tentar", "0.01"])
         errors = itertools.chain([ConnectionRefusedError()], itertools.repeat(socket.timeout()))
-        with mock.patch.object(cliente.socket, "create_connection", side_effect=errors), \
+        with mock.patch.object(cliente, "dial", side_effect=errors) as dial, \
                 mock.patch.object(cliente, "RETRY_S", 0.02), contextlib.redirect_stderr(io.StringIO()), \
                 self.assertRaisesRegex(cliente.Failure, "ninguém escuta"):
             cliente.connect(args)
+        self.assertGreater(dial.call_count, 1)
 
     def test_never_talks_to_itself(self):
         """Sem ninguém na porta, o kernel pode sortear justo ela para o cliente: isso é uma recusa, não um eco."""
@@ -2623,6 +2623,7 @@ class TestClienteConnect(ClienteTestCase):
         """N7: recusado noutra máquina, o mais comum é um servidor em 127.0.0.1: a dica é o que digitar lá."""
         hint = load("cliente.py").explain_refusal
         self.assertIn("naquela máquina: ./servidor.py 0.0.0.0 7000", hint("192.0.2.1", 7000))
+        self.assertIn("naquela máquina: ./servidor.py :: 7000", hint("2001:db8::1", 7000))
         self.assertIn("./servidor.py 127.0.0.1 7000", hint("127.0.0.1", 7000))
 
 
@@ -2930,7 +2931,7 @@ class TestClienteMeter(ClienteTestCase):
         mute = self.accept(listener)
         self.accept(listener).close()
         self.assertEqual(client.wait(), 1)
-        self.assertIn("1 conexões caíram e 1 ficaram sem resposta", client.errors())
+        self.assertIn("1 conexão caiu e 1 ficou sem resposta", client.errors())
         mute.close()
 
 
@@ -4038,6 +4039,13 @@ class TestServidorUdpHouse(ServidorUdpTestCase):
 # ---------------------------------------------------------------------------------------------
 # cliente_udp.py
 
+class Paper(io.StringIO):
+    """Onde se lê o que foi mostrado: faz as vezes de um terminal, pois não tem descritor."""
+
+    def isatty(self):
+        return True
+
+
 class ClienteUdpTestCase(UDPTestCase):
     """O cliente UDP, e quem lhe responde."""
 
@@ -4128,6 +4136,25 @@ class TestClienteUdpWire(ClienteUdpTestCase):
         self.assertEqual(result.text, "")
         self.assertEqual(self.totals(server)[0], 1)
 
+    def test_another_machine_that_only_listens_to_itself(self):
+        """N7: recusado noutra máquina, o mais comum é um servidor em 127.0.0.1: a dica é o que digitar lá."""
+        module = load("cliente_udp.py")
+        for host, words in (("192.0.2.1", "naquela máquina: ./servidor_udp.py 0.0.0.0 7000 --modo chat"),
+                            ("2001:db8::1", "naquela máquina: ./servidor_udp.py :: 7000 --modo chat"),
+                            ("127.0.0.1", "suba o servidor: ./servidor_udp.py 127.0.0.1 7000 --modo chat")):
+            args = module.build_parser().parse_args([host, "7000", "--apelido", "ana"])
+            said = module.Wire.explain(argparse.Namespace(args=args, where=""), ConnectionRefusedError())
+            self.assertIn(words, said)
+
+    def test_a_resolver_that_is_not_there_yet(self):
+        """C15: o DNS que ainda não responde não é um nome errado."""
+        module = load("cliente_udp.py")
+        args = module.build_parser().parse_args(["nome"])
+        for number, words in ((socket.EAI_AGAIN, "o DNS não respondeu"), (socket.EAI_NONAME, "confira o nome")):
+            with mock.patch.object(module.socket, "getaddrinfo", side_effect=socket.gaierror(number, "x")), \
+                    self.assertRaisesRegex(module.Failure, words):
+                module.Wire(args)
+
     def test_naive_program(self):
         """O ingênuo conversa com o eco; sem ninguém lá, o send() dá certo e o recv() mostra um traceback."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
@@ -4211,6 +4238,22 @@ class TestClienteUdpAsk(ClienteUdpTestCase):
         os.close(write)
         child.wait()
 
+    def test_pipe_that_does_not_wait(self):
+        """L1: um cano O_NONBLOCK e cheio recebe a resposta inteira, quando alguém o lê."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(write, b"x")
+        child = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--mensagem", "oi", "--verbose", ready=None,
+                           stdout=write)
+        os.close(write)
+        child.expect_error("<- .* oi")
+        with os.fdopen(read, "rb") as pipe:
+            self.assertEqual(pipe.read().lstrip(b"x"), b"oi\n")
+        self.assertEqual(child.wait(), 0)
+
     def test_naive_waits_for_ever(self):
         """O ingênuo, se o que disse se perde, espera para sempre; o nosso conta, e acaba."""
         mute = self.peer()
@@ -4292,6 +4335,32 @@ class TestClienteUdpTally(ClienteUdpTestCase):
         self.assertRegex(result.text, r"mínimo [\d.]+  mediana [\d.]+  p99 [\d.]+  máximo [\d.]+ ms")
         self.assertRegex(result.text, r"(?m)^ +1 \.{20}$")
 
+    def test_pace_above_what_the_server_allows(self):
+        """N5: o que se perde acima da taxa padrão do servidor pode ser o limite dele, e não a rede: é dito."""
+        self.assertEqual(self.module.SERVER_RATE, self.room.ECHO_RATE)
+        for step, lost, host, told in ((0.0001, 5, "192.0.2.1", True), (0.0001, 0, "192.0.2.1", False),
+                                       (0.002, 5, "192.0.2.1", False), (0.0001, 5, "127.0.0.1", False),
+                                       (0.0001, 5, "::1", False)):
+            tally = self.module.Tally(2)
+            tally.left_at.extend(n * step for n in range(50))
+            for seq in range(50 - lost):
+                tally.answered(seq, 1)
+            said = self.module.explain_pace(tally, host)
+            self.assertEqual("1000 por segundo" in said and "--intervalo 2" in said, told, (step, lost, host, said))
+            self.assertEqual(bool(said), told)
+        tally = self.module.Tally(2)
+        tally.left_at.extend([0.0, 0.0])
+        self.assertIn("limite dele", self.module.explain_pace(tally, "192.0.2.1"))
+        tally.left_at.pop()
+        self.assertEqual(self.module.explain_pace(tally, "192.0.2.1"), "")
+
+    def test_ping_at_a_room(self):
+        """Quem responde outra coisa responde: não é um silêncio, e a dica é outra."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
+        result = self.client(server, "--ping", "2", "--intervalo", "1", "--espera", "0.2")
+        self.assert_one_line_error(result, "não é o eco", "--ping")
+        self.assertNotIn("sem resposta", result.err)
+
     def test_ping_counts_each_misfortune(self):
         """Perda, cópia, troca de ordem, atraso e o eco de outra execução: cada um na sua conta."""
         kept = []
@@ -4330,14 +4399,14 @@ class TestClienteUdpTally(ClienteUdpTestCase):
             module, args = self.faulty("send", [number] * 2)
             self.assertRaisesRegex(module.Failure, words, module.ask, args, b"oi")
             module, args = self.faulty("send", [number] * 99, *ping, "0.01")
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(Paper()):
                 self.assertRaisesRegex(module.Failure, words, module.ping, args)
         module, args = self.faulty("send", [errno.ENETUNREACH] * 2, "--tentativas", "1000", "--espera", "0.05")
-        with contextlib.redirect_stdout(io.StringIO()) as shown:
+        with contextlib.redirect_stdout(Paper()) as shown:
             self.assertEqual(module.ask(args, b"oi"), 0)
         self.assertEqual(shown.getvalue(), "oi\n")
         module, args = self.faulty("recv", [errno.ENETUNREACH], *ping, "30")
-        with contextlib.redirect_stdout(io.StringIO()) as shown:
+        with contextlib.redirect_stdout(Paper()) as shown:
             module.ping(args)
         self.assertIn("3 enviados: 3 respondidos", shown.getvalue())
 
@@ -4437,6 +4506,54 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
         self.assertEqual(ana.wait(), 0)
         server.expect("ana saiu")
 
+    def test_piped_lines_wait_for_the_room(self):
+        """L1: o que vem por um cano só segue depois de a sala aceitar: nenhuma linha se perde, e há um adeus."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
+        bia = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--apelido", "bia", ready=r"agora é bia")
+        self.client(server, "--apelido", "ana", input=b"um\ndois\ntr\xc3\xaas\n", status=0)
+        bia.expect("(?s)<ana> um\n<ana> dois\n<ana> três\n.*ana saiu")
+        bia.stdin.close()
+        self.assertEqual(bia.wait(), 0)
+
+    def test_nick_at_an_echo(self):
+        """--apelido num servidor que não é uma sala: o eco do /entrar responde, e a conversa segue."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
+        result = self.client(server, "--apelido", "ana", input=b"um\ndois\n", status=0)
+        self.assertIn("\num\ndois\n", result.text)
+
+    def test_stopped_terminal(self):
+        """P4: um terminal parado (Ctrl+S) não prende quem recebe um SIGTERM com algo por mostrar."""
+        server = self.peer()
+        child = self.spawn("cliente_udp.py", *server.getsockname(), "--verbose", tty=True, ready="> ", status=130)
+        child.type("oi\r")
+        who = server.recvfrom(99)[1]
+        child.expect("> ")
+        terminal = os.open(f"/proc/{child.pid}/fd/0", os.O_RDWR | os.O_NOCTTY)
+        self.addCleanup(os.close, terminal)
+        # O readline pode ainda estar a pôr o terminal no modo dele: o Ctrl+S se repete até valer.
+        deadline = time.monotonic() + WATCHDOG_S
+        while select.select([], [terminal], [], 0)[1]:
+            self.assertLess(time.monotonic(), deadline, "o terminal não parou")
+            child.type("\x13")
+            time.sleep(0.01)
+        # O eco de uma tecla prende a thread do readline; a resposta, a principal.
+        child.type("x")
+        server.sendto(b"resposta", who)
+        child.expect_error("<- .* resposta")
+        child.kill(signal.SIGTERM)
+        self.assertEqual(child.wait(), 130)
+
+    def test_interrupt_where_a_screen_cannot_be_waited_for(self):
+        """No Windows só se espera por sockets: Ctrl+C numa conversa acaba como nos outros, e não num erro."""
+        for name in ("cliente.py", "cliente_udp.py"):
+            module, written = load(name), []
+            screen = argparse.Namespace(mode=None)
+            with mock.patch.object(module, "termios", None), \
+                    mock.patch.object(module, "wait_ready", side_effect=OSError(10038, "not a socket")), \
+                    mock.patch.object(module.os, "write", lambda *args: written.append(args)):
+                module.Screen.__exit__(screen, KeyboardInterrupt)
+            self.assertEqual(written, [(1, b"\n")])
+
     def test_terminal(self):
         """Digita-se, volta; o que chega não rasga a linha; /sair acaba, e o terminal volta a ter eco."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
@@ -4476,7 +4593,7 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
 
     def test_no_prompt_after_the_goodbye(self):
         """Depois do /sair não há mais o que digitar: a linha em edição não se redesenha."""
-        module, out = load("cliente_udp.py"), io.StringIO()
+        module, out = load("cliente_udp.py"), Paper()
         screen = mock.Mock(typing=True, unfinished="", dumb=False, over=False,
                            **{"edited.return_value": "> " + "日" * 39})
         talk = module.Conversation(mock.Mock(limit=99), mock.Mock(screen=screen), module.build_parser().parse_args([]))
@@ -4495,7 +4612,7 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
         """Um servidor que não para de falar: o que se digita sai, e o Ctrl+D acaba."""
         module, sent, flood = load("cliente_udp.py"), [], iter([b"bla"] * 100)
         wire = argparse.Namespace(receive=lambda *_: next(flood), send=sent.append, trouble="", limit=65507)
-        with contextlib.closing(module.Keyboard(None)) as keyboard, contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.closing(module.Keyboard(None)) as keyboard, contextlib.redirect_stdout(Paper()):
             for line in (b"oi", None):
                 keyboard.lines.put(line)
                 keyboard.wake_w.send(b"!")
@@ -4504,7 +4621,7 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
 
     def test_echo_of_what_a_room_says(self):
         """Digitou-se "?" e, antes do eco, outra linha: o "?" que volta é o eco, e não uma sala que pergunta quem é."""
-        module, sent, shown = load("cliente_udp.py"), [], io.StringIO()
+        module, sent, shown = load("cliente_udp.py"), [], Paper()
         wire, keyboard = argparse.Namespace(send=sent.append, limit=65507), argparse.Namespace(screen=None)
         talk = module.Conversation(wire, keyboard, module.build_parser().parse_args([]))
         with contextlib.redirect_stdout(shown):
@@ -4538,7 +4655,7 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
         for operation, times, came in (("send", 2, "dois\n"), ("recv", 1, "um\n")):
             for number, words in self.NETWORK_ERRORS.items():
                 module, args = self.faulty(operation, [number] * times, "--espera", "30")
-                warned, shown = [], io.StringIO()
+                warned, shown = [], Paper()
                 with contextlib.closing(module.Keyboard(None)) as keyboard, contextlib.redirect_stdout(shown), \
                         contextlib.closing(module.Wire(args)) as wire:
                     def type_lines(*lines):
@@ -4623,7 +4740,7 @@ class TestClienteUdpGuards(unittest.TestCase):
     """As guardas do cliente, sem rede, sem terminal e sem relógio."""
 
     def setUp(self):
-        self.module, self.sent, self.screen, self.errors = load("cliente_udp.py"), [], io.StringIO(), io.StringIO()
+        self.module, self.sent, self.screen, self.errors = load("cliente_udp.py"), [], Paper(), io.StringIO()
         self.wire = argparse.Namespace(send=self.sent.append, limit=65507, trouble="")
         for redirect in (contextlib.redirect_stdout(self.screen), contextlib.redirect_stderr(self.errors)):
             redirect.__enter__()
