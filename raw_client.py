@@ -947,8 +947,10 @@ def download(client, args):
         try:
             digest = download_all(client, args.word, sink)
         except KeyboardInterrupt:
-            if sink.size:
-                print(f"\n{human(sink.size)} em {sink.path}: o mesmo comando continua dali",
+            # Do arquivo: entre o pwrite() e a nossa conta dele também cabe um Ctrl+C.
+            kept = os.fstat(sink.fd).st_size
+            if kept:
+                print(f"\n{human(kept)} em {sink.path}: o mesmo comando continua dali",
                       file=sys.stderr)
             raise
         if digest != sink.hash.digest():

@@ -6296,6 +6296,20 @@ class TestRawClientPartial(RawClientTestCase):
         self.assertEqual(client.wait(), 130)
         self.assertIn("filme.bin.parcial: o mesmo comando continua dali", client.errors())
 
+    def test_interrupted_between_the_write_and_the_count(self):
+        """O Ctrl+C que chega logo depois do pwrite(), antes de o contarmos: o que está no disco é o que ficou."""
+        module, said = self.client_module, io.StringIO()
+
+        def interrupted(client, name, sink):
+            os.pwrite(sink.fd, b"x" * 1500, 0)
+            raise KeyboardInterrupt
+        args = types.SimpleNamespace(word="filme.bin", saida=str(self.home / "copia"),
+                                     sobrescrever=False)
+        with mock.patch.object(module, "download_all", interrupted), contextlib.redirect_stderr(said), \
+                self.assertRaises(KeyboardInterrupt):
+            module.download(mock.Mock(), args)
+        self.assertIn("copia.parcial: o mesmo comando continua dali", said.getvalue())
+
 
 class TestRawClientTransfer(RawClientTestCase):
     """Receber até o fim, ou até o silêncio."""
