@@ -880,7 +880,7 @@ class TLSStream:
         # Uma thread por vez na sessão; e, para enviar, uma por vez do cifrar ao send().
         self.lock = threading.Lock()
         self.writing = threading.Lock()
-        # Decifrado antes da hora por shutdown(), à espera de um recv().
+        # Decifrado antes da hora por shutdown(), à espera de um recv(); no fim, talvez um erro.
         self.early = []
         deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
         while self.attempt(self.tls.do_handshake) is NEEDS_BYTES:
@@ -919,9 +919,12 @@ class TLSStream:
             return b""
 
     def next_piece(self, size):
-        if self.early:
-            return self.early.pop(0)
-        return self.decrypt(size)
+        if not self.early:
+            return self.decrypt(size)
+        piece = self.early.pop(0)
+        if isinstance(piece, ssl.SSLError):
+            raise piece
+        return piece
 
     def recv(self, size):
         """Como socket.recv(): b"" é o fim; SSLEOFError, um fim sem close_notify (RFC 8446, 6.1)."""
@@ -944,10 +947,16 @@ class TLSStream:
         """Envia o close_notify, que no TLS diz "não enviarei mais nada"; ler, ainda se pode."""
         # Sob uma trava só: o que a outra thread trouxesse entre os dois passos se perderia.
         with self.lock:
-            with contextlib.suppress(ssl.SSLError):
+            try:
                 # Antes, põe a salvo o que já chegou: unwrap() jogaria fora.
                 while not self.early or self.early[-1]:
                     self.early.append(self.decrypt(CHUNK))
+            except ssl.SSLWantReadError:
+                # Não chegou mais nada.
+                pass
+            except ssl.SSLError as error:
+                # Um alerta dele (falta um certificado): interessa a quem lê.
+                self.early.append(error)
             with contextlib.suppress(ssl.SSLError):
                 # WANT_READ: o dele ainda não veio, mas o nosso já vai.
                 self.tls.unwrap()

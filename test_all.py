@@ -2173,6 +2173,20 @@ class TestServidorTLSStream(ScriptTestCase):
         bad = self.client(server, "--ca", self.cert, "--certificado", self.cert, "--chave", self.key, "--mensagem", "a")
         self.assertEqual((bad.status, bad.out), (1, b""), bad)
 
+    def test_alert_seen_by_the_thread_that_says_goodbye(self):
+        """Um alerta que shutdown() encontra, numa thread, não se perde: é o que o recv() da outra diz."""
+        for name in ("servidor.py", "cliente.py"):
+            module = load(name)
+            stream = module.TLSStream.__new__(module.TLSStream)
+            stream.raw, stream.tls, stream.outgoing, stream.early = mock.Mock(), mock.Mock(), mock.Mock(pending=0), []
+            stream.lock, stream.writing = threading.Lock(), threading.Lock()
+            stream.outgoing.read.return_value = b""
+            stream.tls.read.side_effect = [b"antes", ssl.SSLError(1, "alerta"), ssl.SSLZeroReturnError(6, "fim")]
+            stream.shutdown(socket.SHUT_WR)
+            self.assertEqual(stream.recv(100), b"antes")
+            with self.assertRaisesRegex(ssl.SSLError, "alerta"):
+                stream.recv(100)
+
     def test_silent_handshake(self):
         """Quem não completa o aperto de mão não atrasa os outros, e é desligado no prazo."""
         for timeout in (10**6, 0.1):
