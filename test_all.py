@@ -171,8 +171,9 @@ class Child:
         self.output = Output(source) if source is not None else None
 
     def errors(self):
-        self.stderr.seek(0)
-        return self.stderr.read().decode("utf-8", "replace")
+        """O que já disse em stderr. Com pread(): um seek() moveria também o lugar onde o script escreve."""
+        fd = self.stderr.fileno()
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")
 
     def expect(self, pattern, timeout=WATCHDOG_S):
         """Espera por uma expressão regular na saída padrão; falha mostrando o que veio no lugar."""
