@@ -49,7 +49,6 @@ import io
 import itertools
 import os
 import re
-import select
 import selectors
 import shlex
 import signal
@@ -57,6 +56,7 @@ import socket
 import stat
 import struct
 import sys
+import threading
 import time
 import typing
 import zlib
@@ -1009,7 +1009,7 @@ class Session:
             text = self.inbox.decode("utf-8", "replace")
             self.inbox.clear()
             self.server.speaker = self
-            self.server.say(f"{self.mac.hex(':')} diz: {escape(text)}")
+            self.server.voice.say(f"{self.mac.hex(':')} diz: {escape(text)}")
 
     def on_fetch(self, frame, now):
         """ESCUTA: o cliente quer a parte `block` do que temos a lhe dizer."""
@@ -1030,7 +1030,7 @@ class Session:
 # 7. Server: o laço
 #
 # O ingênuo espera um recv(): quem se cala o prende. Aqui nada espera por ninguém: o laço recebe o
-# que houver, dá um passo de cada sessão e só dorme (select(2)) até a próxima hora marcada. O que
+# que houver, dá um passo de cada sessão e só dorme (poll(2)) até a próxima hora marcada. O que
 # falha num cliente acaba com a sessão dele, e com mais nada.
 
 # Sessões que só disseram OLÁ: as mais velhas dão lugar.
@@ -1061,8 +1061,9 @@ class Server:
         # A quem vai o que o operador digita, e o que ele já digitou da linha.
         self.speaker = None
         self.typed = bytearray()
-        # O que stdout e stderr ainda não aceitaram.
-        self.unsaid = {1: bytearray(), 2: bytearray()}
+        # Quem fala ao operador sem esperar por ele; se ninguém mais lê (`| head -1`), é o fim.
+        self.voice = Voice(self.end)
+        self.ending = False
 
     def check_folder(self):
         try:
@@ -1071,18 +1072,18 @@ class Server:
             raise Failure(f"a pasta {self.folder!r} não serve ({error.strerror}). "
                           f"Crie-a: mkdir {self.folder}") from None
 
+    def end(self):
+        """Acaba na próxima volta do laço: em um segundo, no máximo."""
+        self.ending = True
+
     def serve(self):
-        listen = [self.link.sock, 0]
-        while True:
+        readers = [self.link.sock, 0]
+        while not self.ending:
             self.receive()
             self.link.check()
-            wake = self.step()
-            waiting = [fd for fd, text in self.unsaid.items() if text]
-            ready, room, _ = select.select(listen, waiting, [], wake)
-            for fd in room:
-                self.flush(fd)
+            ready = wait_ready(readers, timeout=self.step())
             if 0 in ready and not self.read_terminal():
-                listen.remove(0)
+                readers.remove(0)
 
     def receive(self):
         """Atende o que já chegou, um lote no máximo: os envios não param."""
@@ -1103,7 +1104,7 @@ class Server:
     def blame(self, error):
         """Um defeito nosso no quadro de um cliente: conta-se e diz-se; os outros seguem."""
         self.ignored["defeito nosso, que convém relatar"] += 1
-        self.say(f"defeito ao atender um cliente, que foi desligado: {error!r}", 2)
+        self.voice.note(f"defeito ao atender um cliente, que foi desligado: {error!r}")
 
     def step(self):
         """Um passo de cada sessão; devolve por quantos segundos se pode dormir."""
@@ -1226,7 +1227,7 @@ class Server:
         session = self.speaker
         gone = session is None or session.number not in self.sessions
         if gone or len(session.outbox) > OUTBOX_MAX:
-            self.say("ninguém na linha: a resposta vai a quem mandou a última mensagem", 2)
+            self.voice.note("ninguém na linha: a resposta vai a quem mandou a última mensagem")
             return
         session.outbox.extend(split_text(line.decode("utf-8", "replace"), session.room))
 
@@ -1238,32 +1239,10 @@ class Server:
             self.drop(session)
         if self.ignored:
             counts = ", ".join(f"{why} {count}" for why, count in self.ignored.items())
-            self.say(f"quadros ignorados: {counts}", 2)
-        # As contas primeiro: a 1 pode já não ter quem a leia (EPIPE).
-        for fd in 2, 1:
-            self.flush(fd)
-
-    def say(self, text, fd=1):
-        """Diz ao operador, sem esperar: um cano que ninguém lê não para o laço."""
-        if len(self.unsaid[fd]) < UNSAID_MAX:
-            self.unsaid[fd] += f"{text}\n".encode(sys.stdout.encoding, "replace")
-        else:
-            self.ignored["mensagem que ninguém leu"] += 1
-
-    def flush(self, fd):
-        """Escreve o que a saída aceitar já. Sem bloqueio só por um instante: ela é de outros."""
-        os.set_blocking(fd, False)
-        try:
-            del self.unsaid[fd][:os.write(fd, self.unsaid[fd])]
-        except OSError as error:
-            # `| head -1` já leu o que queria: é o fim.
-            if error.errno == errno.EPIPE:
-                raise
-            # Cheia, espera-se; disco cheio, terminal que se foi: perde-se a mensagem.
-            if error.errno != errno.EAGAIN:
-                self.unsaid[fd].clear()
-        finally:
-            os.set_blocking(fd, True)
+            self.voice.note(f"quadros ignorados: {counts}")
+        if self.voice.screen.lost:
+            self.voice.note(f"linhas que ninguém leu: {self.voice.screen.lost}")
+        self.voice.close()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1550,8 +1529,97 @@ def read_key(path):
 # ---------------------------------------------------------------------------------------------
 # Em volta: a voz, a casa e a linha de comando
 
-# Bytes que stdout ou stderr ainda não aceitaram.
-UNSAID_MAX = 1 << 20
+# --- bloco comum: voz ---
+# Texto à espera de um terminal parado (Ctrl+S), em bytes; as linhas que passam disso se perdem, mas
+# são contadas.
+VOICE_BYTES = 1 << 20
+# Segundos que o fim do programa espera pelas últimas linhas, se ninguém as lê.
+VOICE_PARTING_S = 0.25
+# Segundos entre duas idas à saída: uma rajada de linhas sai de uma vez. Acordar a thread a cada
+# linha custaria mais do que escrevê-la.
+PEN_PAUSE_S = 0.01
+
+
+class Pen(threading.Thread):
+    """Escreve numa saída: só esta thread espera por quem não lê; quem põe a linha na fila segue."""
+
+    def __init__(self, stream, on_end):
+        super().__init__(daemon=True)
+        self.stream = stream
+        # Chamada quando não há mais quem leia (`| head -1`).
+        self.on_end = on_end
+        self.ready = threading.Condition()
+        self.box = bytearray()
+        # Linhas que não couberam, ou que um disco cheio recusou.
+        self.lost = 0
+        self.ended = False
+        self.broken = False
+
+    def put(self, text):
+        data = (text + "\n").encode(self.stream.encoding, "replace")
+        with self.ready:
+            if len(self.box) + len(data) > VOICE_BYTES:
+                self.lost += 1
+                return
+            self.box += data
+            self.ready.notify()
+
+    def end(self):
+        with self.ready:
+            self.ended = True
+            self.ready.notify()
+
+    def run(self):
+        while True:
+            with self.ready:
+                self.ready.wait_for(lambda: self.box or self.ended)
+                data, self.box = self.box, bytearray()
+                if self.lost and not self.broken:
+                    data += b"(linhas perdidas, sem quem as lesse: %d)\n" % self.lost
+                    self.lost = 0
+            if not data:
+                return
+            self.write(data)
+            if not self.ended:
+                time.sleep(PEN_PAUSE_S)
+
+    def write(self, data):
+        try:
+            if not self.broken:
+                # Direto no descritor: parada no buffer do print(), esta thread prenderia o fim do
+                # programa.
+                write_all(self.stream.fileno(), data)
+        except OSError as error:
+            self.lost += data.count(b"\n")
+            # Disco cheio, terminal que se foi: perdem-se as linhas, e não o servidor. Só um cano
+            # fechado é o fim dele (no Windows, EINVAL).
+            if error.errno in (errno.EPIPE, errno.EINVAL):
+                self.broken = True
+                self.on_end()
+
+
+class Voice:
+    """O que um servidor diz a quem o opera, sem esperar: say() em stdout, note() em stderr."""
+
+    def __init__(self, on_end):
+        self.screen = Pen(sys.stdout, on_end)
+        self.notes = Pen(sys.stderr, lambda: None)
+        self.say = self.screen.put
+        self.note = self.notes.put
+        self.screen.start()
+        self.notes.start()
+
+    @property
+    def broken(self):
+        """Ninguém mais lê a saída?"""
+        return self.screen.broken
+
+    def close(self):
+        """As últimas linhas, se alguém as lê."""
+        for pen in (self.screen, self.notes):
+            pen.end()
+            pen.join(VOICE_PARTING_S)
+# --- fim do bloco comum: voz ---
 
 
 # --- bloco comum: casa ---
@@ -1772,11 +1840,14 @@ def serve(args):
         signal.signal(signal.SIGTTIN, signal.SIG_IGN)
         server = Server(args, link)
         if args.verbose:
-            link.verbose = lambda line: server.say(line, 2)
+            link.verbose = server.voice.note
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(server):
-            print(f"escutando em {args.interface} ({link.mac.hex(':')}, MTU {link.mtu}, "
-                  f"uid {os.geteuid()})", flush=True)
+            server.voice.say(f"escutando em {link.name} ({link.mac.hex(':')}, MTU {link.mtu}, "
+                             f"uid {os.geteuid()})")
             server.serve()
+    if server.voice.broken:
+        return 1
+    return 0
 
 
 def build_parser():

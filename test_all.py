@@ -5712,7 +5712,7 @@ class TestRawServerSession(RawServerTestCase):
         m, server = self.server_module, self.bare_server()
         session = m.Session(server, b"c" * 6, bytes(16), 1500, 0)
         server.sessions, server.speaker = {session.number: session}, session
-        server.typed, server.unsaid = bytearray(m.MESSAGE_MAX), {2: bytearray()}
+        server.typed, server.voice = bytearray(m.MESSAGE_MAX), mock.Mock()
         with mock.patch("os.read", return_value=b"x"), mock.patch.object(m, "OUTBOX_MAX", 10):
             server.read_terminal()
             self.assertEqual(server.typed, b"")
@@ -5721,7 +5721,7 @@ class TestRawServerSession(RawServerTestCase):
             server.typed += b"outra\n"
             server.read_terminal()
         self.assertEqual(len(session.outbox), kept)
-        self.assertIn("ninguém na linha", server.unsaid[2].decode())
+        self.assertIn("ninguém na linha", server.voice.note.call_args[0][0])
 
     def test_two_clients_and_one_that_stalls(self):
         data = self.film(size=2_000_000)
@@ -5794,7 +5794,7 @@ class TestRawServerServer(RawServerTestCase):
         read, write = os.pipe()
         self.addCleanup(os.close, read)
         server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=self.lab.prefix, ready=None,
-                            stdout=write, constants={"UNSAID_MAX": 70_000})
+                            stdout=write, constants={"VOICE_BYTES": 70_000})
         os.close(write)
         with open(read, "rb", closefd=False) as output:
             self.assertRegex(output.readline().decode(), READY)
@@ -5802,7 +5802,7 @@ class TestRawServerServer(RawServerTestCase):
             self.client("mensagem", "x" * 60_000)
         self.assertIn("1 arquivo", self.client("listar").text)
         self.stop(server)
-        self.assertRegex(server.errors(), "mensagem que ninguém leu 1\n")
+        self.assertRegex(server.errors(), "linhas que ninguém leu: 1\n")
         with open(read, "rb", closefd=False) as output:
             self.assertIn(b"diz: xxx", output.read())
 
@@ -5812,7 +5812,7 @@ class TestRawServerServer(RawServerTestCase):
         self.addCleanup(os.close, read)
         prefix = (*self.lab.prefix, "sh", "-c", 'exec "$@" 2>&1', "sh")
         server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=prefix, ready=None, stdout=write,
-                            constants={"UNSAID_MAX": 70_000})
+                            constants={"VOICE_BYTES": 70_000})
         os.close(write)
         with open(read, "rb", closefd=False) as output:
             self.assertRegex(output.readline().decode(), READY)
@@ -5824,7 +5824,7 @@ class TestRawServerServer(RawServerTestCase):
         data = self.film()
         unread, fill = self.stderr_nobody_reads(*self.lab.prefix)
         server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, "--verbose",
-                            constants={"UNSAID_MAX": 1000}, **unread)
+                            constants={"VOICE_BYTES": 1000}, **unread)
         fill()
         self.client("baixar", "filme.bin", constants={"SILENCE_US": 1_000_000}, timeout=10)
         self.assertEqual((self.home / "filme.bin").read_bytes(), data)
@@ -5838,15 +5838,24 @@ class TestRawServerServer(RawServerTestCase):
         self.assertEqual(server.wait(), 0)
 
     def test_message_that_cannot_be_written(self):
-        """Disco cheio, ou um terminal que se foi, perdem a mensagem; quem está no meio de uma cópia não perde nada."""
-        for number, left in ((errno.ENOSPC, b""), (errno.EIO, b""), (errno.EAGAIN, b"oi")):
-            server = self.bare_server()
-            server.unsaid = {1: bytearray(b"oi")}
-            with mock.patch("os.write", side_effect=OSError(number, "")):
-                server.flush(1)
-            self.assertEqual(server.unsaid, {1: left}, number)
-        with mock.patch("os.write", side_effect=OSError(errno.EPIPE, "")):
-            self.assertRaises(BrokenPipeError, server.flush, 1)
+        """Disco cheio perde a mensagem; quem copia não perde nada. Um cano fechado é o fim."""
+        data = self.film()
+        with open("/dev/full", "wb") as full:
+            server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=self.lab.prefix, ready=None,
+                                stdout=full)
+        self.until(lambda: self.client("listar", "--espera", "1", status=None).status == 0, "o servidor atender")
+        self.client("mensagem", "oi")
+        self.client("baixar", "filme.bin")
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+        self.assertEqual(self.stop(server), 0)
+        read, write = os.pipe()
+        server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=self.lab.prefix, ready=None,
+                            stdout=write, status=1)
+        os.close(write)
+        with open(read, "rb") as output:
+            self.assertRegex(output.readline().decode(), READY)
+        self.client("mensagem", "oi")
+        self.assertEqual(server.wait(), 1)
 
     def test_born_without_standard_streams(self):
         """`>&-`: /dev/null no lugar deles, e nunca o socket cru, por onde um print iria à rede."""
@@ -5888,12 +5897,12 @@ class TestRawServerServer(RawServerTestCase):
     def test_defect_in_one_client(self):
         """L8: um defeito nosso no quadro de um cliente, ou um nome de máquina que não é UTF-8, não para o servidor."""
         server = self.bare_server()
-        server.ignored, server.say = collections.Counter(), mock.Mock()
+        server.ignored, server.voice = collections.Counter(), mock.Mock()
         session = mock.Mock(number=7)
         server.sessions = {7: session}
         server.attempt(session, mock.Mock(side_effect=ValueError("x")))
         self.assertEqual((server.sessions, session.close.called), ({}, True))
-        self.assertIn("ValueError", server.say.call_args[0][0])
+        self.assertIn("ValueError", server.voice.note.call_args[0][0])
         server.link.receive = mock.Mock(side_effect=[b"quadro", None])
         with mock.patch.object(server, "dispatch", side_effect=KeyError("y"), create=True):
             server.receive()
