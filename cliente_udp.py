@@ -38,7 +38,6 @@ import collections
 import contextlib
 import errno
 import io
-import itertools
 import math
 import os
 import queue

@@ -2950,7 +2950,7 @@ def opened_door(args):
     with bound_socket(args.endereco, args.porta, socket.SOCK_STREAM) as listener:
         listener.listen(MAX_CLIENTS)
         host, args.porta = listener.getsockname()[:2]
-        private = host.startswith("127.") or host == "::1"
+        private = is_loopback(host)
         if not (private or args.senha_arquivo or args.sem_senha):
             raise Failure(f"em {host} qualquer um na rede mandaria no LED. Crie uma senha: "
                           "(umask 077; openssl rand -hex 32 > senha.txt); e use --senha-arquivo "

@@ -103,6 +103,17 @@ def can(*command):
         return False
 
 
+def new_certificate(folder, host):
+    """(certificado, chave), em PEM: o teste é pulado se não há com que os criar."""
+    if not shutil.which("openssl"):
+        raise unittest.SkipTest("falta o comando openssl, que cria o certificado do teste")
+    cert, key = (os.path.join(folder, host + end) for end in (".pem", "-chave.pem"))
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-keyout", key, "-out", cert, "-days", "30", "-subj", f"/CN={host}",
+                    "-addext", f"subjectAltName=DNS:{host},IP:127.0.0.1"], check=True, stderr=subprocess.DEVNULL)
+    return cert, key
+
+
 def free_port(kind=socket.SOCK_STREAM):
     """Uma porta livre abaixo da faixa de onde o kernel sorteia (32768 em diante no Linux, 49152 na IANA): quem a larga
     e a toma de novo, ou conta com ela vazia, não a perde para uma conexão ou um servidor de outro programa."""
@@ -387,6 +398,10 @@ class ScriptTestCase(unittest.TestCase):
             if time.monotonic() > deadline:
                 self.fail(f"não aconteceu: {what}")
             time.sleep(0.01)
+
+    def certificate(self, host="localhost"):
+        """(certificado, chave) em PEM, novos, assinados por si mesmos, para este nome e para 127.0.0.1."""
+        return new_certificate(self.folder(), host)
 
     def folder(self):
         """Uma pasta temporária, apagada no fim do teste."""
@@ -2099,11 +2114,9 @@ class TestServidorTLSStream(ScriptTestCase):
 
     @classmethod
     def make(cls, name, host):
-        cert, key = (os.path.join(cls.dir.name, name + end) for end in (".pem", "-chave.pem"))
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                        "-keyout", key, "-out", cert, "-days", "2", "-subj", f"/CN={host}",
-                        "-addext", f"subjectAltName=DNS:{host},IP:127.0.0.1"], check=True, stderr=subprocess.DEVNULL)
-        return cert, key
+        folder = os.path.join(cls.dir.name, name)
+        os.mkdir(folder)
+        return new_certificate(folder, host)
 
     @classmethod
     def tearDownClass(cls):
@@ -2972,14 +2985,8 @@ class TestClienteStartTls(ClienteTestCase):
 
     def test_cut_without_a_goodbye(self):
         """L3: um fim sem close_notify pode ter sido cortado: o que veio é mostrado, e o estado é 1."""
-        if not shutil.which("openssl"):
-            self.skipTest("falta o comando openssl, que cria o certificado do teste")
-        pem = str(self.folder() / "x.pem")
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                        "-subj", "/CN=localhost", "-keyout", pem, "-out", pem + ".cert"], check=True,
-                       stderr=subprocess.DEVNULL)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(pem + ".cert", pem)
+        context.load_cert_chain(*self.certificate())
         for goodbye, status in ((True, 0), (False, 1)):
             listener, port = self.listener()
             client = self.spawn("cliente.py", "127.0.0.1", port, "--sem-verificar", "--mensagem", "oi", ready=None,
@@ -8481,13 +8488,7 @@ class TestLedGpioSecret(LedTestCase):
 
     def test_tls(self):
         """Cifrado dos dois lados, com certificado de cliente; quem não fala TLS não atrapalha."""
-        if not shutil.which("openssl"):
-            self.skipTest("falta o comando openssl, que cria o certificado do teste")
-        folder = self.folder()
-        cert, key = folder / "cert.pem", folder / "chave.pem"
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                        "-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=localhost", "-addext",
-                        "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True, stderr=subprocess.DEVNULL)
+        cert, key = self.certificate()
         server = self.serve("--certificado", cert, "--chave", key, "--ca-clientes", cert,
                             constants={"ANSWER_S": 0.2, "LOGIN_S": 2 * WATCHDOG_S})
         mute, plain = self.connect(server), self.connect(server)  # mudo até o fim: o servidor não espera por ele
@@ -8899,7 +8900,7 @@ class TestLedGpioPage(LedTestCase):
 
     def test_secret(self):
         """Com senha, a página a pede; quem erra espera, como nas linhas; quem acerta leva um cookie que não se lê."""
-        server = self.serve("--senha-arquivo", self.secret_file())
+        server = self.serve("--senha-arquivo", self.secret())
         token = self.token(server)
         page = self.request(server, "GET", "/")[2]
         self.assertIn("type=password", page)
@@ -8913,7 +8914,7 @@ class TestLedGpioPage(LedTestCase):
         self.assertEqual(self.request(server, "POST", "/entrar", body=form)[0], 403, "na espera")
 
     def test_session(self):
-        server = self.serve("--senha-arquivo", self.secret_file())
+        server = self.serve("--senha-arquivo", self.secret())
         token = self.token(server)
         form = f"ficha={token}&senha=uma+senha+de+teste".encode()
         status, headers, _ = self.request(server, "POST", "/entrar", body=form)
@@ -8950,13 +8951,8 @@ class TestLedGpioPage(LedTestCase):
         self.assertEqual(len(server.page.sessions), self.led.MAX_SESSIONS)
 
     def test_page_over_tls(self):
-        if not shutil.which("openssl"):
-            self.skipTest("falta o comando openssl, que cria o certificado do teste")
-        pem = str(self.folder() / "led.pem")
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                        "-subj", "/CN=localhost", "-keyout", pem, "-out", pem + ".cert"], check=True,
-                       stderr=subprocess.DEVNULL)
-        server = self.serve("--certificado", pem + ".cert", "--chave", pem, "--senha-arquivo", self.secret_file())
+        cert, key = self.certificate()
+        server = self.serve("--certificado", cert, "--chave", key, "--senha-arquivo", self.secret())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         token = self.token(server, wrap=context.wrap_socket)
@@ -8964,12 +8960,6 @@ class TestLedGpioPage(LedTestCase):
         status, headers, _ = self.request(server, "POST", "/entrar", body=form, wrap=context.wrap_socket)
         self.assertEqual(status, 303)
         self.assertIn("; Secure", headers["set-cookie"])
-
-    def secret_file(self):
-        path = self.folder() / "senha.txt"
-        path.write_text("uma senha de teste\n")
-        path.chmod(0o600)
-        return path
 
 
 class FakeBroker:
@@ -9141,14 +9131,10 @@ class TestLedGpioMqtt(LedTestCase):
         return self.spawn("led_gpio.py", action, "127.0.0.1", 0 if action != "botao" else 1, *args,
                           ready=None if action == "botao" else READY, constants=constants)
 
-    def certificate(self):
-        if not shutil.which("openssl"):
-            self.skipTest("falta o comando openssl, que cria o certificado do teste")
+    def pem(self):
+        """Certificado e chave num arquivo só."""
         pem = self.folder() / "pem"
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                        "-keyout", pem, "-out", f"{pem}.crt", "-days", "30", "-subj", "/CN=127.0.0.1",
-                        "-addext", "subjectAltName=IP:127.0.0.1"], check=True, stderr=subprocess.DEVNULL)
-        pem.write_bytes(pem.read_bytes() + pathlib.Path(f"{pem}.crt").read_bytes())
+        pem.write_bytes(b"".join(pathlib.Path(path).read_bytes() for path in self.certificate()))
         return pem
 
     def press(self):
@@ -9356,7 +9342,7 @@ class TestLedGpioMqtt(LedTestCase):
 
     def test_tls(self):
         """Armadilha 13: três pacotes num só registro TLS não ficam dentro do OpenSSL; e quem não se prova não serve."""
-        pem = self.certificate()
+        pem = self.pem()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pem)
         self.broker.tls = context
@@ -9372,8 +9358,8 @@ class TestLedGpioMqtt(LedTestCase):
 
     def test_tls_of_a_stranger(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate())
-        child = self.start("--mqtt-ca", self.certificate())
+        context.load_cert_chain(self.pem())
+        child = self.start("--mqtt-ca", self.pem())
         sock = self.broker.listener.accept()[0]
         with contextlib.suppress(OSError):
             context.wrap_socket(sock, server_side=True).close()
