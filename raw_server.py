@@ -49,6 +49,7 @@ import io
 import itertools
 import os
 import re
+import select
 import selectors
 import shlex
 import signal
@@ -1077,13 +1078,17 @@ class Server:
         self.ending = True
 
     def serve(self):
-        readers = [self.link.sock, 0]
+        # Feito uma vez: montar outro a cada volta custaria mais do que ela.
+        poller = select.poll()
+        poller.register(self.link.sock, select.POLLIN)
+        poller.register(0, select.POLLIN)
         while not self.ending:
             self.receive()
             self.link.check()
-            ready = wait_ready(readers, timeout=self.step())
+            ready = dict(poller.poll(self.step() * 1000))
+            # Também com erro, ou fechado: quem o diz é o read().
             if 0 in ready and not self.read_terminal():
-                readers.remove(0)
+                poller.unregister(0)
 
     def receive(self):
         """Atende o que já chegou, um lote no máximo: os envios não param."""
