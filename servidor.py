@@ -212,6 +212,10 @@ class Telnet:
 # parte 10); e quem fala com o socket (Chat). Ninguém escolhe o dialeto numa opção: a primeira linha
 # de um programa de IRC o denuncia, e a de um navegador também.
 
+# Um programa fala assim que conecta, e uma pessoa lê antes. Por isso a saudação espera este
+# instante, em segundos, e só então quem chegou está na sala: de um navegador, ela nem sabe, e de um
+# programa de IRC já sabe o nome.
+GREETING_S = 0.25
 # Uma linha começada tem de acabar, em segundos: um byte por segundo não guarda um lugar para
 # sempre.
 LINE_TIMEOUT_S = 30
@@ -501,9 +505,8 @@ class Chat(Service):
         self.lock = threading.RLock()
 
     def on_connect(self, client):
-        with self.lock:
-            client.session = Seat(self.plain)
-            self.spread(self.room.enter(client))
+        client.session = Seat(self.plain)
+        client.deadline = time.monotonic() + GREETING_S
 
     def on_data(self, client, data):
         with self.lock:
@@ -521,22 +524,38 @@ class Chat(Service):
                         self.hear(client, line)
             except ProtocolError as error:
                 self.leave(client, str(error))
-            if client.closing:
-                return
-            # O prazo é da linha: começa no primeiro byte dela, e os seguintes não o renovam.
-            client.deadline = None
-            if seat.lines.pending:
-                client.deadline = deadline or time.monotonic() + LINE_TIMEOUT_S
+            # Quem espera pela saudação ainda tem o prazo dela.
+            if not client.closing and not self.is_waiting(client):
+                self.time_line(client, deadline)
+
+    def time_line(self, client, deadline=None):
+        """O prazo é da linha: começa no primeiro byte dela, e os seguintes não o renovam."""
+        client.deadline = None
+        if client.session.lines.pending:
+            client.deadline = deadline or time.monotonic() + LINE_TIMEOUT_S
 
     def on_timeout(self, client, why):
         with self.lock:
-            self.finish_speech(client)
-            self.leave(client, why)
+            if self.is_waiting(client):
+                self.enter(client)
+            elif why == QUIET or client.is_late(time.monotonic()):
+                self.finish_speech(client)
+                self.leave(client, why)
+            # Se não, falou enquanto se vinha dizer-lhe que demorou.
 
     def on_close(self, client):
         with self.lock:
             self.finish_speech(client)
             self.leave(client)
+
+    def is_waiting(self, client):
+        """Ainda não se sabe quem é, nem se saudou?"""
+        return client.session.opening is not None and client not in self.room.nicks
+
+    def enter(self, client):
+        """Uma pessoa, ao que parece: está na sala, e a saudação lhe diz com que nome."""
+        self.spread(self.room.enter(client))
+        self.time_line(client)
 
     def finish_speech(self, client):
         """Diz a última linha, de quem se foi sem terminá-la, e a que se guardava para entender."""
@@ -562,8 +581,13 @@ class Chat(Service):
         seat = client.session
         lines = seat.opening
         seat.opening = None
-        if tongue == "http":
+        if tongue == "linhas":
+            if client not in self.room.nicks:
+                self.enter(client)
+        elif client in self.room.nicks:
+            # Demorou a dizer quem é, e parecia um visitante.
             self.spread(self.room.leave(client))
+        if tongue == "http":
             client.hang_up(http_response(lines[0], 400, "Isto não é um site", NOT_A_SITE))
             return
         if tongue == "irc":
@@ -778,12 +802,19 @@ class Client:
         self.seen = True
         self.taken = 0
         self.quiet_since = 0.0
-        # A hora em que se desliga, se nada mudar; e a que não passa, mude o que mudar.
+        # A hora em que o serviço é avisado (on_timeout) ou, na despedida, a em que se desliga; e a
+        # que não passa, mude o que mudar.
         self.deadline = None
         self.last_deadline = 0.0
 
     def send(self, data):
         self.sock.sendall(data)
+
+    def is_late(self, now):
+        """Passou do prazo?"""
+        # Lido uma vez só: outra thread pode mudá-lo.
+        deadline = self.deadline
+        return deadline is not None and now > deadline
 
     def hang_up(self, last=b""):
         # O prazo vem antes: se ele não lê, é o que solta o send().
@@ -987,6 +1018,10 @@ class ThreadEngine(Engine):
 
     def expire(self, *args):
         """A despedida de quem passou do prazo pode esperar por ele; a varredura, não."""
+        if self.service.shared:
+            # Ninguém espera num send(): é já, e não uma thread para cada um que chega calado.
+            self.guarded(*args)
+            return
         with contextlib.suppress(RuntimeError):
             # Não há threads agora: fica para a próxima varredura.
             threading.Thread(target=self.guarded, args=args, daemon=True).start()
@@ -1429,8 +1464,13 @@ class EpollEngine(Engine):
 # quem caiu sem se despedir (Wi-Fi que sumiu, cabo fora) é procurado pelo kernel: keepalive (RFC
 # 9293, 3.8.4).
 
-# De quanto em quanto tempo os prazos são conferidos, em segundos.
+# De quanto em quanto tempo os prazos são conferidos, em segundos; e numa sala, onde o de quem
+# chega é curto (GREETING_S).
 TICK_S = 1.0
+ROOM_TICK_S = 0.2
+# Por que se expira: passou do prazo do que começou, ou do de --ocioso.
+LATE = "demorou demais"
+QUIET = "silêncio demais"
 # Numa sala: segundos de silêncio até o kernel perguntar "está aí?", entre perguntas, e quantas.
 KEEPALIVE_S = 30
 KEEPALIVE_PAUSE_S = 10
@@ -1473,12 +1513,13 @@ def look_for_ghosts(sock):
 
 
 class Deadlines:
-    """Confere os prazos dos clientes de um motor, uma vez por TICK_S."""
+    """Confere os prazos dos clientes de um motor, de tempos em tempos."""
 
     def __init__(self, engine):
         self.engine = engine
         # Segundos que alguém pode passar parado; 0: para sempre.
         self.idle_s = engine.args.ocioso
+        self.tick_s = ROOM_TICK_S if engine.service.shared else TICK_S
         self.due = False
 
     def start(self):
@@ -1487,7 +1528,7 @@ class Deadlines:
     def tick(self):
         """Numa thread que quase só dorme: pede a varredura."""
         while not self.engine.stopping:
-            time.sleep(TICK_S)
+            time.sleep(self.tick_s)
             self.due = True
             self.engine.wake()
 
@@ -1505,12 +1546,10 @@ class Deadlines:
                 client.quiet_since = now
                 if client.closing and client.deadline:
                     client.deadline = min(now + LINGER_S, client.last_deadline)
-            # Lido uma vez só: outra thread pode mudá-lo.
-            deadline = client.deadline
-            if deadline and now > deadline:
-                self.expire(client, "demorou demais")
+            if client.is_late(now):
+                self.expire(client, LATE)
             elif self.idle_s and now - client.quiet_since > self.idle_s:
-                self.expire(client, "silêncio demais")
+                self.expire(client, QUIET)
 
     def has_moved(self, client):
         """Enviou, ou tomou, algum byte desde a última varredura?"""
@@ -1524,7 +1563,7 @@ class Deadlines:
         return moved
 
     def expire(self, client, why):
-        self.engine.trace(f"! {client.name} passou do prazo")
+        self.engine.trace(f"! {client.name} chegou ao seu prazo")
         if client.closing or client.session is None:
             client.cut()
         else:
@@ -1815,10 +1854,9 @@ class Irc:
     # Linhas viram pedidos.
 
     def greet(self, client):
-        """Percebeu-se que ele fala IRC: o visitante sai, e volta com o seu apelido."""
+        """Percebeu-se que ele fala IRC: só entra na sala depois de apresentado."""
         client.session.dialect = self
         client.session.irc = Introduction()
-        self.chat.spread(self.room.leave(client))
 
     def nick_of(self, client):
         """Como chamá-lo numa resposta: quem ainda não tem nome é "*"."""

@@ -471,8 +471,9 @@ class ServerTestCase(ScriptTestCase):
         return types.SimpleNamespace(host="127.0.0.1", port=port), process
 
     def join(self, server, nick=None, rcvbuf=None):
-        """Entra no chat, com este apelido."""
+        """Entra no chat, com este apelido. Uma linha vazia não diz nada, e já não se espera pela saudação."""
         conn = self.connect(server, rcvbuf=rcvbuf)
+        conn.send("\n")
         conn.expect("/ajuda mostra os comandos\n")
         if nick:
             conn.send(f"/nick {nick}\n")
@@ -767,7 +768,7 @@ class ChatTests:
 
     def test_chat_unfinished_line(self):
         """Slowloris: um byte de vez em quando não renova o prazo da linha."""
-        server = self.serve("--modo", "chat", constants={"LINE_TIMEOUT_S": 0.3, "TICK_S": 0.05})
+        server = self.serve("--modo", "chat", constants={"LINE_TIMEOUT_S": 0.3, "ROOM_TICK_S": 0.05})
         conn = self.join(server)
         conn.sock.settimeout(0.05)
         seen = b""
@@ -779,7 +780,7 @@ class ChatTests:
         self.assertIn(b"demorou demais", seen)
 
     def test_chat_finished_lines_have_no_deadline(self):
-        server = self.serve("--modo", "chat", constants={"LINE_TIMEOUT_S": 0.2, "TICK_S": 0.05})
+        server = self.serve("--modo", "chat", constants={"LINE_TIMEOUT_S": 0.2, "ROOM_TICK_S": 0.05})
         conn = self.join(server, "ana")
         time.sleep(0.5)  # o intervalo é o que se testa: calada, mas sem linha começada
         conn.send("/quem\n")
@@ -787,7 +788,7 @@ class ChatTests:
 
     def test_chat_talking_has_no_deadline(self):
         """O prazo é de cada linha: quem nunca para de falar, com uma sempre começada, não passa dele."""
-        server = self.serve("--modo", "chat", constants={"LINE_TIMEOUT_S": 0.4, "TICK_S": 0.05})
+        server = self.serve("--modo", "chat", constants={"LINE_TIMEOUT_S": 0.4, "ROOM_TICK_S": 0.05})
         conn, end = self.join(server), time.monotonic() + 0.8  # o intervalo é o que se testa
         conn.sock.settimeout(0.02)
         while time.monotonic() < end:
@@ -815,8 +816,8 @@ class ChatTests:
         ana.expect(b"\xff\xfc\x06")
 
     def test_chat_is_not_a_site(self):
-        """S1: o que um navegador manda, seja qual for o método, tem 400 em português e não chega à sala."""
-        server = self.serve("--modo", "chat")
+        """S1: o que um navegador manda, seja qual for o método, tem um 400 limpo, em português; a sala nem o vê."""
+        server = self.serve("--modo", "chat", constants={"GREETING_S": 10**6})
         ear = self.join(server, "ouvinte")
         for method in ("GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "X-QUALQUER"):
             with self.subTest(method):
@@ -827,9 +828,22 @@ class ChatTests:
                     conn.send("mais invasor\n")
                 conn.half_close()
                 answer = conn.expect_eof().decode()
-                self.assertIn("HTTP/1.1 400 ", answer)
+                self.assertTrue(answer.startswith("HTTP/1.1 400 "), answer)
                 self.assertEqual("sala de conversa" in answer, method != "HEAD")
-                self.assertNotIn("invasor", ear.expect("saiu\n").decode())
+        self.connect(server).close()  # nem quem só olhou se a porta está aberta
+        self.join(server, "fim")
+        self.assertEqual(ear.expect("fim\n").decode(), "* visitante1 entrou\n* visitante1 agora é fim\n")
+
+    def test_chat_greets_who_only_listens(self):
+        """Passado o instante em que um programa já teria falado, quem está calado é saudado, e a sala o vê."""
+        server = self.serve("--modo", "chat", constants={"GREETING_S": 0, "ROOM_TICK_S": 0.02})
+        ear = self.join(server, "ouvinte")
+        conn = self.connect(server)
+        conn.expect("* bem-vindo à sala, visitante1. /ajuda mostra os comandos\n")
+        ear.expect("* visitante1 entrou\n")
+        conn.send("GET / HTTP/1.1\r\n")  # um navegador que demorou
+        self.assertTrue(conn.expect_eof().startswith(b"HTTP/1.1 400 "))
+        self.assertEqual(ear.expect("\n").decode(), "* visitante1 saiu\n")
 
     def test_chat_good_lines_before_a_bad_one(self):
         """L6: nos dois motores, as duas boas são ouvidas, e a terceira é o erro."""
@@ -968,6 +982,44 @@ class TestServidorChat(ChatTests, ServerTestCase):
         self.assertEqual(room.whisper(bia, "eva", "psiu")[0][0], [ana, bia])
         self.assertEqual(room.whisper(bia, "bia", "psiu")[0][0], [bia])
 
+    def newcomer(self, chat):
+        """Um cliente de mentira que acaba de chegar: o que ouve fica em `heard`."""
+        client = mock.Mock(closing=False, heard=b"")
+        client.is_late = functools.partial(self.servidor.Client.is_late, client)
+
+        def send(data):
+            client.heard += data
+
+        def hang_up(last):
+            client.heard += last
+            client.closing = True
+
+        client.send, client.hang_up = send, hang_up
+        chat.on_connect(client)
+        return client
+
+    def test_chat_deadlines_of_a_newcomer(self):
+        """S1: bytes não adiam a saudação; a linha começada ganha o seu prazo; e quem falou a tempo não é expulso."""
+        chat, late = self.servidor.Chat(), self.servidor.LATE
+        chat.say = lambda text: None
+        for data in (b"", b"o", b"NICK ana\n", b"NICK ana\nUSE", b"\xff\xfd\x06"):
+            client = self.newcomer(chat)
+            greeting = client.deadline
+            chat.on_data(client, data)
+            self.assertEqual((client.deadline, b"bem-vindo" in client.heard), (greeting, False), data)
+            chat.on_timeout(client, late)
+            self.assertIn(b"bem-vindo", client.heard)
+            unfinished = data[-1:] in (b"o", b"E")
+            self.assertEqual(client.deadline is not None and client.deadline > greeting, unfinished, data)
+            chat.on_close(client)
+        for data in (b"oi\n", b"oi\ncome", b"CAP LS\nNI"):
+            client = self.newcomer(chat)
+            chat.on_data(client, data)
+            chat.on_timeout(client, late)  # a varredura o viu antes, e só agora a sala lhe dá a vez
+            self.assertFalse(client.closing, data)
+            chat.on_timeout(client, self.servidor.QUIET)
+            self.assertTrue(client.closing, data)
+
     def test_chat_does_not_talk_to_the_gone(self):
         """Quem já foi desligado, e de quem o motor ainda não deu notícia, não custa um send() que falha por linha."""
         chat = self.servidor.Chat()
@@ -975,6 +1027,7 @@ class TestServidorChat(ChatTests, ServerTestCase):
         ana, bia, gone = (mock.Mock(closing=False, deadline=None) for _ in range(3))
         for client in (ana, bia, gone):
             chat.on_connect(client)
+            chat.on_timeout(client, self.servidor.LATE)
         gone.closing = True
         gone.send.reset_mock()
         chat.on_data(ana, b"oi\n")
@@ -992,7 +1045,9 @@ class TestServidorChat(ChatTests, ServerTestCase):
 
         chat.say = look
         clients = [mock.Mock(closing=False, deadline=None, send=look, hang_up=look) for _ in range(3)]
-        for step in (*(functools.partial(chat.on_connect, client) for client in clients),
+        for client in clients:
+            chat.on_connect(client)
+        for step in (*(functools.partial(chat.on_timeout, client, "") for client in clients),
                      functools.partial(chat.on_data, clients[0], b"/nick ana\noi\n/quem\n/msg ana oi\n/sair\n"),
                      functools.partial(chat.on_timeout, clients[1], "demorou"),
                      functools.partial(chat.on_close, clients[2])):
@@ -1162,7 +1217,7 @@ class ClientTests:
 
     def test_goodbye_has_a_deadline(self):
         """Quem não fecha depois da despedida é desligado: o lugar dele não se perde."""
-        server = self.serve("--modo", "chat", constants={"LINGER_S": 0.2, "TICK_S": 0.05})
+        server = self.serve("--modo", "chat", constants={"LINGER_S": 0.2, "ROOM_TICK_S": 0.05})
         meter, before = Meter(server), None
         conn = self.join(server)
         before = meter.fds()
@@ -1172,14 +1227,14 @@ class ClientTests:
 
     def test_goodbye_gives_time(self):
         """Antes do prazo da despedida ninguém é desligado: o que ele ainda envia faria um RST, que a apagaria."""
-        server = self.serve("--modo", "chat", "--verbose", constants={"LINE_TIMEOUT_S": 0.1, "TICK_S": 0.01})
+        server = self.serve("--modo", "chat", "--verbose", constants={"LINE_TIMEOUT_S": 0.1, "ROOM_TICK_S": 0.01})
         ana, bia = self.join(server), self.join(server)
         ana.send("/sair\n")
         ana.expect_eof()
         bia.send("linha sem fim")
         self.assertIn("demorou demais", bia.expect_eof().decode())  # houve varreduras desde a despedida de ana
-        server.expect_error("passou do prazo")
-        self.assertEqual(server.errors().count("passou do prazo"), 1)
+        server.expect_error("chegou ao seu prazo")
+        self.assertEqual(server.errors().count("chegou ao seu prazo"), 1)
 
     def test_goodbye_ends_the_stream(self):
         """Resposta e FIN: o cliente não espera o prazo da despedida para saber que acabou."""
@@ -1853,7 +1908,6 @@ class IrcTests:
     def enter(self, server, nick="ana", hello="NICK {0}\r\nUSER {0} 0 * :{0}\r\n"):
         """Entra como um programa de IRC, e lê até o fim da apresentação."""
         conn = self.connect(server)
-        conn.expect("comandos\n")
         conn.send(hello.format(nick))
         conn.expect(f":sala 366 {nick} #sala ")
         conn.expect("\r\n")
@@ -1868,7 +1922,8 @@ class IrcTests:
         """A conversa do README, linha por linha: `>` é o que um lado envia, `<` o que recebe, byte por byte."""
         section = README.read_text(encoding="utf-8").split("\n### A sala em IRC, linha por linha\n")[1]
         script = re.search(r"^```text\n(.*?)^```", section, re.M | re.S)[1].replace("\n      ", " ")
-        ends, server, steps = {"nc": "\n", "irc": "\r\n"}, self.serve("--modo", "chat"), 0
+        ends, steps = {"nc": "\n", "irc": "\r\n"}, 0
+        server = self.serve("--modo", "chat", constants={"GREETING_S": 10**6})
         conns = {}
         for line in script.splitlines():
             who, way, text = re.fullmatch(r"(nc|irc) *([<>]) (.+)", line).groups()
@@ -1900,12 +1955,30 @@ class IrcTests:
             conn = self.connect(server)
             conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             conn.send(hello[:cut])
-            conn.expect("comandos\n")
             conn.send(hello[cut:])
             conn.expect(":sala 451 ")
             conn.expect(":bia!bia@sala JOIN #sala\r\n")
             conn.send("QUIT\r\n")
             self.assertIn(b"ERROR :", conn.expect_eof())
+
+    def test_the_room_sees_only_who_has_a_name(self):
+        """Um programa de IRC fala primeiro: não há saudação antes, e os outros só o veem entrar com o seu apelido."""
+        server = self.serve("--modo", "chat", constants={"GREETING_S": 10**6})
+        ear = self.join(server, "ouvinte")
+        ana = self.connect(server)
+        ana.send("CAP LS 302\r\n")
+        self.assertEqual(ana.expect("\n"), b":sala CAP * LS :\r\n")
+        ana.send("JOIN :\r\nCAP END\r\nNICK ana\r\nUSER ana 0 * :ana\r\n")
+        self.assertEqual(ear.expect("\n"), b"* ana entrou\n")
+
+    def test_irc_after_the_greeting(self):
+        """Quem demora a dizer que fala IRC já era um visitante: sai, e volta com o seu apelido."""
+        server = self.serve("--modo", "chat", constants={"GREETING_S": 0, "ROOM_TICK_S": 0.02})
+        ear, ana = self.join(server, "ouvinte"), self.connect(server)
+        ana.expect("* bem-vindo à sala, visitante1.")
+        ana.send("NICK ana\r\nUSER ana 0 * :ana\r\n")
+        self.assertEqual(ear.expect("* ana entrou\n").decode(),
+                         "* visitante1 entrou\n* visitante1 saiu\n* ana entrou\n")
 
     def test_who_is_not_irc(self):
         """Só a primeira linha, e em maiúsculas, faz um programa de IRC; o resto é fala, e nada se perde."""
@@ -2050,7 +2123,7 @@ class IrcTests:
 
     def test_registration_that_never_ends(self):
         """Pitfall 30: CAP LS e mais nada espera como qualquer mudo, e não está na sala."""
-        server = self.serve("--modo", "chat", "--ocioso", 0.3, constants={"TICK_S": 0.05})
+        server = self.serve("--modo", "chat", "--ocioso", 0.3, constants={"ROOM_TICK_S": 0.05})
         conn = self.connect(server)
         conn.send("CAP LS\r\nNICK ana\r\nUSER a 0 * :a\r\n")
         self.assertIn(b"ERROR :sil", conn.expect_eof())
@@ -2158,6 +2231,7 @@ class TestServidorTLSStream(ScriptTestCase):
             sock = context.wrap_socket(self.connect(server).sock, server_hostname="localhost")
             self.addCleanup(sock.close)
             conns.append(Conn(self, sock))
+            conns[-1].send("\n")
             conns[-1].expect("comandos\n")
         for turn in range(20):
             conns[turn % 2].send(f"volta {turn}\n")
@@ -2230,7 +2304,7 @@ class TestServidorTLSStream(ScriptTestCase):
 
     def test_idle_during_handshake(self):
         """O prazo de --ocioso alcança quem ainda não entrou: não há a quem dizê-lo."""
-        server = self.serve("--modo", "chat", "--ocioso", 0.1, constants={"TICK_S": 0.02})
+        server = self.serve("--modo", "chat", "--ocioso", 0.1, constants={"ROOM_TICK_S": 0.02})
         self.assertEqual(self.connect(server).expect_eof(), b"")
 
     def test_minimum_version(self):
