@@ -2464,6 +2464,10 @@ TROUBLES = {
     errno.EAFNOSUPPORT: "esta máquina não fala essa família de endereços",
 }
 
+# Segundos que as últimas palavras esperam por quem não as lê: um terminal parado (Ctrl+S), um cano
+# cheio. O fim inteiro leva menos de dois.
+PARTING_S = 0.5
+
 # O argparse só sabe inglês; as suas frases passam por gettext(), e é lá que se traduzem.
 ARGPARSE_WORDS = {
     "usage: ": "uso: ",
@@ -2610,8 +2614,58 @@ def complain(error) -> int:
     return 1
 
 
+@contextlib.contextmanager
+def last_words():
+    """O que se escreve no fim, se alguém o lê: passados PARTING_S segundos, fica por dizer.
+
+    Só na thread principal, que é quem recebe os sinais.
+    """
+    def late(*_):
+        raise TimeoutError(errno.ETIMEDOUT, "ninguém lê a saída")
+
+    # No Windows não há este despertador, nem quem pare um terminal e mande um SIGTERM.
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, late)
+    with contextlib.suppress(TimeoutError):
+        signal.setitimer(signal.ITIMER_REAL, PARTING_S)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def flush(stream, status):
+    """Escreve o que ainda está no buffer; devolve o estado de saída, que um disco cheio muda."""
+    try:
+        stream.flush()
+    except OSError as error:
+        if not status:
+            status = 1 if isinstance(error, BrokenPipeError) else complain(error)
+        # O que ficou no buffer não tem para onde ir: nem na saída do interpretador, que o diria em
+        # inglês.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return status
+
+
+def perform(build_parser, action, argv):
+    """Lê a linha de comando, roda action(args) e devolve o estado de saída."""
+    try:
+        return action(build_parser().parse_args(argv)) or 0
+    except SystemExit as end:
+        # O argparse, depois de --help, --version ou um erro de uso.
+        return end.code
+    except BrokenPipeError:
+        # `| head -1` já foi embora: nada mais a escrever.
+        return 1
+    except (Failure, OSError) as error:
+        return complain(error)
+
+
 def run(build_parser, action, argv=None):
-    """Lê a linha de comando, roda action(args) e devolve o estado de saída.
+    """Roda perform() e acaba o programa com um estado só, seja como for que ele acabe.
 
     0: feito; 1: não deu certo; 2: uso errado; 130: Ctrl+C.
     """
@@ -2619,26 +2673,17 @@ def run(build_parser, action, argv=None):
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     open_standard()
     try:
-        status = action(build_parser().parse_args(argv)) or 0
-    except SystemExit as end:
-        # O argparse, depois de --help, --version ou um erro de uso.
-        status = end.code
+        status = perform(build_parser, action, argv)
+        for stream in sys.stdout, sys.stderr:
+            status = flush(stream, status)
     except KeyboardInterrupt:
+        # O fim já começou: outro sinal não o corta no meio.
+        for number in signal.SIGINT, signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
         status = 130
-    except BrokenPipeError:
-        # `| head -1` já foi embora: nada mais a escrever.
-        status = 1
-    except (Failure, OSError) as error:
-        status = complain(error)
-    for stream in sys.stdout, sys.stderr:
-        try:
-            stream.flush()
-        except OSError as error:
-            if not status:
-                status = 1 if isinstance(error, BrokenPipeError) else complain(error)
-            # O que ficou no buffer não tem para onde ir: nem na saída do interpretador, que o
-            # diria em inglês.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        for stream in sys.stdout, sys.stderr:
+            with last_words():
+                flush(stream, status)
     return status
 # --- fim do bloco comum: casa ---
 

@@ -114,6 +114,15 @@ def new_certificate(folder, host):
     return cert, key
 
 
+def fill_pipe(fd):
+    """Enche um cano: quem escrever nele espera."""
+    os.set_blocking(fd, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(fd, b"x")
+    os.set_blocking(fd, True)
+
+
 def free_port(kind=socket.SOCK_STREAM):
     """Uma porta livre abaixo da faixa de onde o kernel sorteia (32768 em diante no Linux, 49152 na IANA): quem a larga
     e a toma de novo, ou conta com ela vazia, não a perde para uma conexão ou um servidor de outro programa."""
@@ -382,14 +391,21 @@ class ScriptTestCase(unittest.TestCase):
         self.addCleanup(os.close, read)
 
         def fill():
-            os.set_blocking(write, False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    os.write(write, b"x")
-            os.set_blocking(write, True)
+            fill_pipe(write)
             os.close(write)
 
         return {"prefix": (*prefix, "sh", "-c", f'exec "$@" 2>/dev/fd/{write}', "sh"), "pass_fds": (write,)}, fill
+
+    def stop_terminal(self, child):
+        """Ctrl+S no terminal do script: nada mais se escreve nele."""
+        terminal = os.open(f"/proc/{child.pid}/fd/0", os.O_RDWR | os.O_NOCTTY)
+        self.addCleanup(os.close, terminal)
+
+        def stopped():
+            # O readline pode ainda estar a pôr o terminal no modo dele: o Ctrl+S se repete até valer.
+            child.type("\x13")
+            return not select.select([], [terminal], [], 0)[1]
+        self.until(stopped, "o terminal parou")
 
     def until(self, condition, what):
         """Relê um estado que não avisa quando muda (um número em /proc) até valer, sob o cão de guarda."""
@@ -3019,6 +3035,16 @@ class TestClienteMeter(ClienteTestCase):
         self.assertIn("2 conexões caíram e 0 ficaram sem resposta", client.errors())
         self.assertEqual(client.output.data, b"", "sem medida nenhuma, nenhum número")
 
+    def test_measure_in_a_stopped_terminal(self):
+        """P4: com o terminal parado (Ctrl+S), um SIGTERM acaba a medição: a linha do progresso já não se apaga."""
+        listener, port = self.listener()
+        client = self.spawn("cliente.py", "127.0.0.1", port, "--medir", "--conexoes", 1, tty="all", ready=None,
+                            status=130)
+        self.accept(listener).sock.recv(64)
+        self.stop_terminal(client)
+        client.kill(signal.SIGTERM)
+        self.assertEqual(client.wait(), 130)
+
     def test_measure_of_late_answers(self):
         """Respostas que só chegam depois de --duracao não contam na taxa, mas o silêncio não as esconde."""
         cliente = load("cliente.py")
@@ -4493,6 +4519,15 @@ class TestClienteUdpTally(ClienteUdpTestCase):
         child.kill(signal.SIGINT)
         self.assertEqual(child.wait(), 130)
 
+    def test_ping_in_a_stopped_terminal(self):
+        """P4: com o terminal parado (Ctrl+S), um SIGTERM acaba o --ping: as contas ficam por mostrar."""
+        server = self.peer()
+        child = self.spawn("cliente_udp.py", *server.getsockname(), "--ping", 1000, tty="all", status=130,
+                           ready="0 respondidos")
+        self.stop_terminal(child)
+        child.kill(signal.SIGTERM)
+        self.assertEqual(child.wait(), 130)
+
     def test_question_and_ping_outlive_the_network(self):
         """Numa pergunta o erro é o fim dela, ou conta como tentativa; um --ping segue até o fim da conta."""
         ping = "--ping", "3", "--intervalo", "1", "--espera"
@@ -4629,14 +4664,7 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
         child.type("oi\r")
         who = server.recvfrom(99)[1]
         child.expect("> ")
-        terminal = os.open(f"/proc/{child.pid}/fd/0", os.O_RDWR | os.O_NOCTTY)
-        self.addCleanup(os.close, terminal)
-        # O readline pode ainda estar a pôr o terminal no modo dele: o Ctrl+S se repete até valer.
-        deadline = time.monotonic() + WATCHDOG_S
-        while select.select([], [terminal], [], 0)[1]:
-            self.assertLess(time.monotonic(), deadline, "o terminal não parou")
-            child.type("\x13")
-            time.sleep(0.01)
+        self.stop_terminal(child)
         # O eco de uma tecla prende a thread do readline; a resposta, a principal.
         child.type("x")
         server.sendto(b"resposta", who)
@@ -9764,6 +9792,40 @@ class TestTodos(ScriptTestCase):
                     child = self.spawn(script, "--version", ready=None, stdout=full, env=env, status=1)
                     child.wait()
                 self.assertEqual(child.errors(), f"{script}: erro: não há mais espaço no disco\n")
+
+    # Roda o script com outra ação: deixa algo por escrever na saída, e acaba como o argumento manda.
+    UNREAD = """
+import importlib.util, os, signal, sys
+spec = importlib.util.spec_from_file_location("script", sys.argv[1])
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+def action(args):
+    sys.stdout.write("por escrever")
+    print("pronto", file=sys.stderr)
+    if sys.argv[2] == "interrompido":
+        os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(script.run(script.Parser, action, []))
+"""
+
+    @each_script
+    def test_the_end_where_nobody_reads(self, script):
+        """P4: com a saída cheia e parada, um SIGTERM é o fim, venha antes ou durante as últimas palavras."""
+        for how in ("interrompido", "feito"):
+            read, write = os.pipe()
+            self.addCleanup(os.close, read)
+            fill_pipe(write)
+            with tempfile.TemporaryFile() as errors:
+                child = subprocess.Popen([sys.executable, "-X", "dev", "-c", self.UNREAD, str(HERE / script), how],
+                                         stdin=subprocess.DEVNULL, stdout=write, stderr=errors, env=child_env())
+                os.close(write)
+                self.addCleanup(child.wait)
+                self.addCleanup(child.kill)
+                self.until(lambda: os.pread(errors.fileno(), 99, 0), "o script começou")
+                deadline = time.monotonic() + WATCHDOG_S
+                while child.poll() is None and time.monotonic() < deadline:
+                    child.send_signal(signal.SIGTERM)
+                    time.sleep(0.01)
+                self.assertEqual((child.poll(), os.pread(errors.fileno(), 999, 0)), (130, b"pronto\n"), how)
 
     def test_escape(self):
         """P3: o que comanda um terminal, ou lhe inverte o texto, é mostrado; o que só se escreve, passa."""
