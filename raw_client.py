@@ -1546,6 +1546,7 @@ SO_ATTACH_FILTER = 26
 SO_RCVBUFFORCE = 33
 # linux/sockios.h e net/if.h
 SIOCGIFFLAGS = 0x8913
+SIOCGIFINDEX = 0x8933
 SIOCGIFMTU = 0x8921
 SIOCGIFHWADDR = 0x8927
 IFF_UP = 0x1
@@ -1561,8 +1562,10 @@ BPF_LOAD_BYTE = 0x30
 BPF_AND = 0x54
 BPF_EQUAL = 0x15
 BPF_RETURN = 0x06
-# Não é um byte do quadro: é a quem o kernel diz que ele se dirige (SKF_AD_OFF + SKF_AD_PKTTYPE).
+# Não são bytes do quadro: é a quem o kernel diz que ele se dirige, e a que interface ele o deu, por
+# número (SKF_AD_OFF + SKF_AD_PKTTYPE, + SKF_AD_IFINDEX).
 BPF_PACKET_TYPE = 0xFFFFF000 + 4
+BPF_INTERFACE = 0xFFFFF000 + 8
 # De outra máquina, ou com a etiqueta de uma VLAN que aqui não há (linux/if_packet.h).
 PACKET_OTHERHOST = 3
 
@@ -1582,12 +1585,20 @@ def clock() -> int:
 def attach_filter(sock, side, session=None):
     """Filtro BPF: o kernel só copia para nós os quadros do sentido `side` (bit 7).
 
-    Também ficam de fora os que não se dirigem a esta máquina e, se dita, os de outra sessão.
+    Também ficam de fora os que não se dirigem a esta máquina, os que o kernel deu a uma interface
+    feita sobre esta (de uma VLAN, um macvlan: a resposta daqui não acharia quem perguntou) e, se
+    dita, os de outra sessão. Levanta OSError (ENODEV) se a interface se foi.
     """
+    import fcntl
+    name, _, _, _, _ = sock.getsockname()
+    answer = fcntl.ioctl(sock, SIOCGIFINDEX, struct.pack("256s", name.encode()))
+    index, = struct.unpack_from("i", answer, 16)
     # (operação, valor, o que há de ser a comparação para o quadro seguir).
     code = [
         (BPF_LOAD_BYTE, BPF_PACKET_TYPE, None),
         (BPF_EQUAL, PACKET_OTHERHOST, False),
+        (BPF_LOAD_WORD, BPF_INTERFACE, None),
+        (BPF_EQUAL, index, True),
         (BPF_LOAD_BYTE, KIND_AT, None),
         (BPF_AND, FROM_SERVER, None),
         (BPF_EQUAL, side, True),
@@ -1669,6 +1680,8 @@ def open_link(name, side, receive_bytes):
                       f"Digite: sudo {typed()}") from None
     try:
         sock.setblocking(False)
+        # Primeiro só a interface, de que o filtro precisa; depois, já com ele, os quadros.
+        sock.bind((name, 0))
         attach_filter(sock, side)
         sock.bind((name, ETHERTYPE))
         interface = read_interface(sock)

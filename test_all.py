@@ -6677,15 +6677,32 @@ class TestRawClientClient(RawClientTestCase):
         server.expect("diz: " + text)
 
     def test_only_what_is_for_this_machine(self):
-        """S4: o filtro larga o que o kernel marca como de outra máquina, ou de outra VLAN (PACKET_OTHERHOST)."""
-        m = self.client_module
+        """S4: o filtro larga o quadro que o kernel marca como de outra máquina, ou de outra VLAN (PACKET_OTHERHOST),
+        e o que ele deu à subinterface de uma VLAN: vem sem etiqueta, e a resposta iria sem ela."""
+        m, frame = self.client_module, bytes([0] * 14 + [self.client_module.WELCOME] + [0] * 7)
+        sock, index = mock.Mock(getsockname=lambda: ("eth0", 0, 0, 1, b"")), struct.pack("16xi236x", 7)
         with mock.patch("array.array", side_effect=lambda kind, data: mock.Mock(
-                buffer_info=lambda: (0, 0), data=data)) as made:
-            m.attach_filter(mock.Mock(), m.FROM_SERVER)
+                buffer_info=lambda: (0, 0), data=data)) as made, mock.patch("fcntl.ioctl", return_value=index):
+            m.attach_filter(sock, m.FROM_SERVER)
         code = list(struct.iter_unpack("=HBBI", made.call_args[0][1]))
-        self.assertEqual(code[0], (m.BPF_LOAD_BYTE, 0, 0, m.BPF_PACKET_TYPE))
-        operation, jump, _, value = code[1]
-        self.assertEqual((operation, value, code[2 + jump]), (m.BPF_EQUAL, m.PACKET_OTHERHOST, (m.BPF_RETURN, 0, 0, 0)))
+        for who, interface, passes in ((0, 7, True), (m.PACKET_OTHERHOST, 7, False), (0, 8, False), (1, 7, True)):
+            kernel = {m.BPF_PACKET_TYPE: who, m.BPF_INTERFACE: interface}
+            self.assertEqual(bool(self.run_filter(code, frame, kernel)), passes, (who, interface))
+
+    def run_filter(self, code, frame, kernel):
+        """Quantos bytes do quadro o programa deixa passar: as cinco instruções de BPF que usamos."""
+        m, value, at = self.client_module, 0, 0
+        while code[at][0] != m.BPF_RETURN:
+            operation, equal, other, k = code[at]
+            at += 1
+            if operation in (m.BPF_LOAD_BYTE, m.BPF_LOAD_WORD):
+                size = {m.BPF_LOAD_BYTE: 1, m.BPF_LOAD_WORD: 4}[operation]
+                value = kernel[k] if k in kernel else int.from_bytes(frame[k:k + size], "big")
+            elif operation == m.BPF_AND:
+                value &= k
+            else:
+                at += equal if value == k else other
+        return code[at][3]
 
     def test_whose_root_this_is(self):
         """S5: só o mapa de um usuário é `unshare -r`; P6: um mapa vazio não é nenhum."""
