@@ -2253,6 +2253,29 @@ class TestServidorTLSStream(ScriptTestCase):
             conns[turn % 2].send(f"volta {turn}\n")
             conns[1 - turn % 2].expect(f"volta {turn}\n")
 
+    def test_irc_over_tls(self):
+        """Um programa de IRC e um cliente.py, cifrados, na mesma sala: apresentação, conversa e despedida."""
+        server = self.serve("--modo", "chat", constants={"GREETING_S": 10**6})
+        context = ssl.create_default_context(cafile=self.cert)
+        sock = context.wrap_socket(self.connect(server).sock, server_hostname="localhost")
+        self.addCleanup(sock.close)
+        ana = Conn(self, sock)
+        ana.send("CAP LS 302\r\nNICK ana\r\nUSER ana 0 * :Ana\r\n")
+        self.assertEqual(ana.expect("\n"), b":sala CAP * LS :\r\n")
+        ana.send("CAP END\r\n")
+        ana.expect(":sala 353 ana = #sala :ana\r\n")
+        bia = self.spawn("cliente.py", "localhost", server.port, "--ca", self.cert, "--apelido", "bia",
+                         ready="agora você é bia$", status=130)
+        ana.expect(":visitante1!visitante1@sala NICK :bia\r\n")
+        ana.send("PRIVMSG #sala :oi\r\nPRIVMSG bia :\x01ACTION acena\x01\r\n")
+        bia.expect("^<ana> oi$")
+        bia.type("/msg ana " + "ç" * 400 + "\n")
+        first, second = ana.expect("PRIVMSG ana :ç"), ana.expect("\r\n:bia!bia@sala PRIVMSG ana :")
+        self.assertEqual((first + second + ana.expect("\r\n")).decode().count("ç"), 400)
+        ana.send("QUIT\r\n")
+        self.assertEqual(ana.expect_eof().decode(), "ERROR :até logo\r\n")
+        bia.expect("^[*] ana saiu$")
+
     def test_certificate_not_trusted(self):
         server = self.serve()
         self.assert_one_line_error(self.client(server, "--tls", "--mensagem", "oi"), "não convence", "--ca")
