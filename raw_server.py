@@ -1551,7 +1551,8 @@ def read_key(path):
 # Texto à espera de um terminal parado (Ctrl+S), em bytes; as linhas que passam disso se perdem, mas
 # são contadas.
 VOICE_BYTES = 1 << 20
-# Segundos que o fim do programa espera pelas últimas linhas, se ninguém as lê.
+# Segundos que o fim do programa espera pelas últimas linhas, se ninguém as lê; e stderr, pela
+# primeira de stdout.
 VOICE_PARTING_S = 0.25
 # Segundos entre duas idas à saída: uma rajada de linhas sai de uma vez. Acordar a thread a cada
 # linha custaria mais do que escrevê-la.
@@ -1561,9 +1562,12 @@ PEN_PAUSE_S = 0.01
 class Pen(threading.Thread):
     """Escreve numa saída: só esta thread espera por quem não lê; quem põe a linha na fila segue."""
 
-    def __init__(self, stream, on_end):
+    def __init__(self, stream, on_end, after=None):
         super().__init__(daemon=True)
         self.stream = stream
+        # A caneta que fala primeiro, se houver; e se esta já falou.
+        self.after = after
+        self.spoke = threading.Event()
         # Chamada quando não há mais quem leia (`| head -1`).
         self.on_end = on_end
         self.ready = threading.Condition()
@@ -1586,6 +1590,7 @@ class Pen(threading.Thread):
         with self.ready:
             self.ended = True
             self.ready.notify()
+        self.spoke.set()
 
     def run(self):
         while True:
@@ -1597,7 +1602,11 @@ class Pen(threading.Thread):
                     self.lost = 0
             if not data:
                 return
+            if self.after:
+                self.after.spoke.wait(VOICE_PARTING_S)
+                self.after = None
             self.write(data)
+            self.spoke.set()
             if not self.ended:
                 time.sleep(PEN_PAUSE_S)
 
@@ -1617,11 +1626,14 @@ class Pen(threading.Thread):
 
 
 class Voice:
-    """O que um servidor diz a quem o opera, sem esperar: say() em stdout, note() em stderr."""
+    """O que um servidor diz a quem o opera, sem esperar: say() em stdout, note() em stderr.
+
+    A primeira linha é a de stdout, "escutando em ...": a de stderr espera que ela tenha saído.
+    """
 
     def __init__(self, on_end):
         self.screen = Pen(sys.stdout, on_end)
-        self.notes = Pen(sys.stderr, lambda: None)
+        self.notes = Pen(sys.stderr, lambda: None, after=self.screen)
         self.say = self.screen.put
         self.note = self.notes.put
         self.screen.start()

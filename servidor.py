@@ -2229,7 +2229,8 @@ class TLSStream:
 # Texto à espera de um terminal parado (Ctrl+S), em bytes; as linhas que passam disso se perdem, mas
 # são contadas.
 VOICE_BYTES = 1 << 20
-# Segundos que o fim do programa espera pelas últimas linhas, se ninguém as lê.
+# Segundos que o fim do programa espera pelas últimas linhas, se ninguém as lê; e stderr, pela
+# primeira de stdout.
 VOICE_PARTING_S = 0.25
 # Segundos entre duas idas à saída: uma rajada de linhas sai de uma vez. Acordar a thread a cada
 # linha custaria mais do que escrevê-la.
@@ -2239,9 +2240,12 @@ PEN_PAUSE_S = 0.01
 class Pen(threading.Thread):
     """Escreve numa saída: só esta thread espera por quem não lê; quem põe a linha na fila segue."""
 
-    def __init__(self, stream, on_end):
+    def __init__(self, stream, on_end, after=None):
         super().__init__(daemon=True)
         self.stream = stream
+        # A caneta que fala primeiro, se houver; e se esta já falou.
+        self.after = after
+        self.spoke = threading.Event()
         # Chamada quando não há mais quem leia (`| head -1`).
         self.on_end = on_end
         self.ready = threading.Condition()
@@ -2264,6 +2268,7 @@ class Pen(threading.Thread):
         with self.ready:
             self.ended = True
             self.ready.notify()
+        self.spoke.set()
 
     def run(self):
         while True:
@@ -2275,7 +2280,11 @@ class Pen(threading.Thread):
                     self.lost = 0
             if not data:
                 return
+            if self.after:
+                self.after.spoke.wait(VOICE_PARTING_S)
+                self.after = None
             self.write(data)
+            self.spoke.set()
             if not self.ended:
                 time.sleep(PEN_PAUSE_S)
 
@@ -2295,11 +2304,14 @@ class Pen(threading.Thread):
 
 
 class Voice:
-    """O que um servidor diz a quem o opera, sem esperar: say() em stdout, note() em stderr."""
+    """O que um servidor diz a quem o opera, sem esperar: say() em stdout, note() em stderr.
+
+    A primeira linha é a de stdout, "escutando em ...": a de stderr espera que ela tenha saído.
+    """
 
     def __init__(self, on_end):
         self.screen = Pen(sys.stdout, on_end)
-        self.notes = Pen(sys.stderr, lambda: None)
+        self.notes = Pen(sys.stderr, lambda: None, after=self.screen)
         self.say = self.screen.put
         self.note = self.notes.put
         self.screen.start()
@@ -2899,16 +2911,16 @@ def is_reachable(address, networks):
     return not networks or any(net.version == version for net in others)
 
 
-def announce(listeners, args):
+def announce(listeners, args, voice):
     """A primeira linha diz onde escuta; as outras, em stderr, como chegar aqui."""
     for listener in listeners:
         host, port = listener.getsockname()[:2]
-        print(f"escutando em {host} porta {port}", flush=True)
-    print(f"modo {args.modo}, motor {args.motor}", file=sys.stderr)
+        voice.say(f"escutando em {host} porta {port}")
+    voice.note(f"modo {args.modo}, motor {args.motor}")
     if args.permitir:
-        print("só atende", ", ".join(map(str, args.permitir)), file=sys.stderr)
+        voice.note(f"só atende {', '.join(map(str, args.permitir))}")
     for listener in listeners:
-        print(explain_way(listener, args), file=sys.stderr, flush=True)
+        voice.note(explain_way(listener, args))
 
 
 # O que se escolhe em --modo e em --motor.
@@ -2933,7 +2945,7 @@ def serve(args):
     # Acorda até quem ia começar a esperar.
     signal.set_wakeup_fd(engine.wake_w.fileno(), warn_on_full_buffer=False)
     try:
-        announce(listeners, args)
+        announce(listeners, args, voice)
         engine.run()
     finally:
         signal.set_wakeup_fd(-1)

@@ -9816,6 +9816,35 @@ class TestTodos(ScriptTestCase):
         self.assertEqual(server.wait(), 1)
         self.assertNotRegex(server.errors(), "rror|Errno")
 
+    @each_server
+    def test_start_where_nobody_reads(self, script):
+        """P4: com a saída cheia e parada já na primeira linha, o servidor atende, e um SIGTERM é o fim."""
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        fill_pipe(write)
+        server = self.spawn(script, "127.0.0.1", 0, ready=None, stdout=write)
+        os.close(write)
+        server.expect_error("(?i)esta máquina|em outro terminal")
+        server.kill(signal.SIGTERM)
+        self.assertEqual(server.wait(), 0)
+
+    def test_the_first_line_is_where_it_listens(self):
+        """stdout e stderr num terminal só: o que stderr tem a dizer espera pela primeira linha de stdout."""
+        m, written = load("servidor_udp.py"), []
+        m.VOICE_PARTING_S = WATCHDOG_S
+        m.write_all = lambda fd, data: written.append(bytes(data))
+        screen = m.Pen(mock.Mock(encoding="utf-8"), None)
+        notes = m.Pen(mock.Mock(encoding="utf-8"), None, after=screen)
+        notes.put("modo eco")
+        notes.start()
+        screen.put("escutando")
+        screen.start()
+        self.until(lambda: len(written) == 2, "as duas linhas")
+        for pen in (screen, notes):
+            pen.end()
+            pen.join(WATCHDOG_S)
+        self.assertEqual(written, [b"escutando\n", b"modo eco\n"])
+
     @each_script
     def test_output_that_is_not_taken(self, script):
         """L5: `--help | true` acaba quieto, e `--version > /dev/full` numa linha: nunca 0, nunca o inglês do
