@@ -1065,7 +1065,7 @@ class Server:
 MAX_PRESSES = 64
 # Segundos: pausa entre duas tentativas; o que o fim do programa espera por uma entrega em curso.
 RETRY_S = 1
-PARTING_S = 1
+COURIER_S = 1
 
 
 # Começo do registro com que o TLS recusa o que não entende: alerta, versão 3.x (RFC 8446, 5.1).
@@ -1132,11 +1132,11 @@ class Button:
         """Espera a entrega em curso, não muito, e diz os toques que se perdem."""
         # Sem toques, o entregador dorme à espera de um.
         if self.waiting.unfinished_tasks:
-            self.courier.join(PARTING_S)
+            self.courier.join(COURIER_S)
         if self.waiting.unfinished_tasks:
             self.house.note("toques perdidos, por entregar na hora de parar: "
                             f"{self.waiting.unfinished_tasks}")
-        self.counter.join(PARTING_S)
+        self.counter.join(COURIER_S)
 
 
 class Mute(Exception):

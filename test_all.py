@@ -7196,7 +7196,7 @@ class LedTestCase(ScriptTestCase):
 
     def spawn(self, script, *args, constants=None, **options):
         """Com sonos mais curtos, o teste espera menos."""
-        constants = {"SILENCE_S": 0.05, "WAKE_S": 0.1, "RETRY_S": 0.05, "PARTING_S": 0.1, **(constants or {})}
+        constants = {"SILENCE_S": 0.05, "WAKE_S": 0.1, "RETRY_S": 0.05, "COURIER_S": 0.1, **(constants or {})}
         return super().spawn(script, *args, constants=constants, **options)
 
     def command(self, script, *args, prefix=(), constants=None):
@@ -10159,6 +10159,20 @@ class TestCasa(unittest.TestCase):
                 self.assertLessEqual(node.end_lineno - node.lineno + 1, 45, node.name)
             if isinstance(node, ast.ExceptHandler):
                 self.assertIsNotNone(node.type, f"linha {node.lineno}: except sem tipo")
+
+    @each_source
+    def test_each_name_has_one_value(self, name):
+        """Uma constante de um bloco comum não muda, calada, a de mesmo nome do script em que entrou."""
+        values = {}
+        for node in ast.parse((HERE / name).read_text(encoding="utf-8")).body:
+            for target in node.targets if isinstance(node, ast.Assign) else ():
+                for word in ast.walk(target):
+                    if isinstance(word, ast.Name):
+                        value = ast.dump(node.value)
+                        self.assertEqual(values.setdefault(word.id, value), value, word.id)
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                self.assertNotIn(node.name, values)
+                values[node.name] = node
 
     @each_retold
     def test_density(self, name):
