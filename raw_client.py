@@ -723,8 +723,12 @@ class Client:
         if not self.carrier:
             return f"{text}, que está sem conexão: confira o cabo, ou a rede Wi-Fi"
         if os.path.exists(f"{NET_FOLDER}/{name}/phy80211"):
-            text += (". Se há um no ar, o ponto de acesso pode isolar os clientes ou reter as "
-                     "difusões: tente --servidor MAC, um cabo, ou o servidor do lado dele")
+            held = " ou reter as difusões: tente --servidor MAC,"
+            # Com --servidor não é a difusão que falta.
+            if self.wanted:
+                held = ": tente"
+            text += (f". Se há um no ar, o ponto de acesso pode isolar os clientes{held} um cabo, "
+                     "ou o servidor do lado dele")
         text += (f". Suba um: sudo ./raw_server.py {name} "
                  "(se ele usa --chave-arquivo, aqui vai a mesma chave)")
         others = [other for _, other in socket.if_nameindex() if other != "lo"]

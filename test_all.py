@@ -6757,6 +6757,8 @@ class TestRawClientClient(RawClientTestCase):
         with mock.patch.object(m, "NET_FOLDER", str(net)):
             self.assertRegex(client.explain_nobody(),
                              "isolar os clientes.*--servidor MAC.*Suba um: sudo ./raw_server.py wlan1")
+            client.wanted = bytes(6)
+            self.assertRegex(client.explain_nobody(), "isolar os clientes: tente um cabo, ou o servidor do lado dele")
             client.carrier = False
             self.assertRegex(client.explain_nobody(), "wlan1, que está sem conexão: confira o cabo, ou a rede Wi-Fi$")
         client = self.bare_client(interface="lo")
