@@ -235,11 +235,9 @@ RETRY_S = 0.25
 
 def explain_connect(error, host, port, waited):
     """Por que não se conectou, e o que tentar: cada erro tem outra causa."""
-    if isinstance(error, (socket.gaierror, UnicodeError)):
-        if getattr(error, "errno", None) == socket.EAI_AGAIN:
-            return (f"não encontro a máquina {host!r}: o DNS não respondeu. "
-                    "A rede já está de pé? (ip addr)")
-        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
+    fault = explain_host(error, host)
+    if fault:
+        return fault
     if isinstance(error, ConnectionRefusedError):
         return explain_refusal(host, port)
     if isinstance(error, socket.timeout):
@@ -354,8 +352,9 @@ def itself(sock):
 
 def describe(sock, stream):
     """--verbose: as duas pontas da conexão e, com TLS, a versão e a cifra combinadas."""
-    here, port = sock.getsockname()[:2]
-    there, far_port = sock.getpeername()[:2]
+    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    here, port = socket.getnameinfo(sock.getsockname(), numeric)
+    there, far_port = socket.getnameinfo(sock.getpeername(), numeric)
     tls = ""
     if stream is not sock:
         tls = f", {stream.tls.version()}, {stream.tls.cipher()[0]}"
@@ -1001,7 +1000,7 @@ TROUBLES = {
 
 # Segundos que as últimas palavras esperam por quem não as lê: um terminal parado (Ctrl+S), um cano
 # cheio. O fim inteiro leva menos de dois.
-PARTING_S = 0.5
+UNREAD_S = 0.5
 
 # O argparse só sabe inglês; as suas frases passam por gettext(), e é lá que se traduzem.
 ARGPARSE_WORDS = {
@@ -1151,7 +1150,7 @@ def complain(error) -> int:
 
 @contextlib.contextmanager
 def last_words():
-    """O que se escreve no fim, se alguém o lê: passados PARTING_S segundos, fica por dizer.
+    """O que se escreve no fim, se alguém o lê: passados UNREAD_S segundos, fica por dizer.
 
     Só na thread principal, que é quem recebe os sinais.
     """
@@ -1164,7 +1163,7 @@ def last_words():
         return
     before = signal.signal(signal.SIGALRM, late)
     with contextlib.suppress(TimeoutError):
-        signal.setitimer(signal.ITIMER_REAL, PARTING_S)
+        signal.setitimer(signal.ITIMER_REAL, UNREAD_S)
         try:
             yield
         finally:
@@ -1237,6 +1236,24 @@ def host_name(text):
 
 
 port_number = number(int, 0, 65535, "uma porta")
+# Um endereço de enlace sem a interface: cada uma tem uma rede fe80::/10 (RFC 4291, 2.5.6).
+LINK_LOCAL = re.compile("(?i)fe[89ab].:[^%]*")
+
+
+def explain_host(error, host):
+    """O que há de errado com o endereço que se digitou; "" se o erro é de outra coisa."""
+    code = getattr(error, "errno", None)
+    address, _, zone = host.partition("%")
+    if code == errno.EINVAL and LINK_LOCAL.fullmatch(host):
+        return f"{host} só vale com a interface de saída: {host}%eth0 (as daqui: ip -br link)"
+    if not isinstance(error, (socket.gaierror, UnicodeError)):
+        return ""
+    if ":" in address and zone:
+        return f"não há aqui a interface {zone!r}, de {host}. As que há: ip -br link"
+    if code == socket.EAI_AGAIN:
+        return (f"não encontro a máquina {host!r}: o DNS não respondeu. "
+                "A rede já está de pé? (ip addr)")
+    return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
 # --- fim do bloco comum: endereço ---
 
 
@@ -1271,6 +1288,7 @@ def nick_fault(nick: str) -> str:
 # --- fim do bloco comum: apelido ---
 
 
+# --- bloco comum: cliente ---
 def nickname(text):
     """type= de um apelido: o que a sala recusaria já se recusa aqui."""
     fault = nick_fault(text)
@@ -1279,16 +1297,22 @@ def nickname(text):
     return text
 
 
-def build_parser():
-    parser = Parser(description="Cliente TCP: conversa, transporta e mede.",
-                    epilog="Antes, em outro terminal: ./servidor.py")
-    seconds = number(float, 0.1, 86400, "segundos")
-    add = parser.add_argument
+def add_server(add):
+    """As opções ENDEREÇO e PORTA; add: o add_argument de um parser."""
     add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
         help="do servidor: IPv4, IPv6 ou nome (padrão: %(default)s)")
     add("porta", nargs="?", default=5050, metavar="PORTA",
         type=number(int, 1, 65535, "uma porta"),
         help="do servidor (padrão: %(default)s)")
+# --- fim do bloco comum: cliente ---
+
+
+def build_parser():
+    parser = Parser(description="Cliente TCP: conversa, transporta e mede.",
+                    epilog="Antes, em outro terminal: ./servidor.py")
+    seconds = number(float, 0.1, 86400, "segundos")
+    add = parser.add_argument
+    add_server(add)
     add("--mensagem", metavar="TEXTO",
         help="envia esta linha, mostra a resposta inteira e sai")
     add("--apelido", type=nickname, metavar="NOME",

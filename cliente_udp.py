@@ -103,7 +103,7 @@ class Wire:
         try:
             family, address = socket_address(args.endereco, args.porta)
         except (OSError, UnicodeError) as error:
-            raise Failure(explain_name(error, args.endereco)) from None
+            raise Failure(explain_host(error, args.endereco)) from None
         try:
             self.sock = socket.socket(family, socket.SOCK_DGRAM)
         except OSError as error:
@@ -170,6 +170,9 @@ class Wire:
             return (f"ninguém escuta em {self.where}: o datagrama saiu mesmo assim, e o que voltou "
                     "foi o aviso ICMP de porta sem dono. Em TCP o connect() já teria sido "
                     f"recusado, antes de qualquer dado. {explain_refusal(self.args)}")
+        fault = explain_host(error, self.args.endereco)
+        if fault:
+            return fault
         hint = {
             errno.EMSGSIZE: "tente um datagrama menor",
             errno.EACCES: "é um endereço de difusão?",
@@ -189,14 +192,6 @@ class Wire:
                 "O datagrama saiu, mas em UDP ninguém avisa o que se perde: a pergunta, a "
                 "resposta, ou um firewall no caminho; o TCP teria retransmitido sozinho. "
                 f"Tente: {hint}")
-
-
-def explain_name(error, host):
-    """Por que o nome não deu num endereço: ele não existe, ou o DNS ainda não respondeu."""
-    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
-        return (f"não encontro a máquina {host!r}: o DNS não respondeu. "
-                "A rede já está de pé? (ip addr)")
-    return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço: 127.0.0.1"
 
 
 def explain_refusal(args):
@@ -980,7 +975,7 @@ TROUBLES = {
 
 # Segundos que as últimas palavras esperam por quem não as lê: um terminal parado (Ctrl+S), um cano
 # cheio. O fim inteiro leva menos de dois.
-PARTING_S = 0.5
+UNREAD_S = 0.5
 
 # O argparse só sabe inglês; as suas frases passam por gettext(), e é lá que se traduzem.
 ARGPARSE_WORDS = {
@@ -1130,7 +1125,7 @@ def complain(error) -> int:
 
 @contextlib.contextmanager
 def last_words():
-    """O que se escreve no fim, se alguém o lê: passados PARTING_S segundos, fica por dizer.
+    """O que se escreve no fim, se alguém o lê: passados UNREAD_S segundos, fica por dizer.
 
     Só na thread principal, que é quem recebe os sinais.
     """
@@ -1143,7 +1138,7 @@ def last_words():
         return
     before = signal.signal(signal.SIGALRM, late)
     with contextlib.suppress(TimeoutError):
-        signal.setitimer(signal.ITIMER_REAL, PARTING_S)
+        signal.setitimer(signal.ITIMER_REAL, UNREAD_S)
         try:
             yield
         finally:
@@ -1216,6 +1211,24 @@ def host_name(text):
 
 
 port_number = number(int, 0, 65535, "uma porta")
+# Um endereço de enlace sem a interface: cada uma tem uma rede fe80::/10 (RFC 4291, 2.5.6).
+LINK_LOCAL = re.compile("(?i)fe[89ab].:[^%]*")
+
+
+def explain_host(error, host):
+    """O que há de errado com o endereço que se digitou; "" se o erro é de outra coisa."""
+    code = getattr(error, "errno", None)
+    address, _, zone = host.partition("%")
+    if code == errno.EINVAL and LINK_LOCAL.fullmatch(host):
+        return f"{host} só vale com a interface de saída: {host}%eth0 (as daqui: ip -br link)"
+    if not isinstance(error, (socket.gaierror, UnicodeError)):
+        return ""
+    if ":" in address and zone:
+        return f"não há aqui a interface {zone!r}, de {host}. As que há: ip -br link"
+    if code == socket.EAI_AGAIN:
+        return (f"não encontro a máquina {host!r}: o DNS não respondeu. "
+                "A rede já está de pé? (ip addr)")
+    return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
 # --- fim do bloco comum: endereço ---
 
 
@@ -1250,6 +1263,25 @@ def nick_fault(nick: str) -> str:
 # --- fim do bloco comum: apelido ---
 
 
+# --- bloco comum: cliente ---
+def nickname(text):
+    """type= de um apelido: o que a sala recusaria já se recusa aqui."""
+    fault = nick_fault(text)
+    if fault:
+        raise argparse.ArgumentTypeError(f"{text!r} não serve: {fault}")
+    return text
+
+
+def add_server(add):
+    """As opções ENDEREÇO e PORTA; add: o add_argument de um parser."""
+    add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
+        help="do servidor: IPv4, IPv6 ou nome (padrão: %(default)s)")
+    add("porta", nargs="?", default=5050, metavar="PORTA",
+        type=number(int, 1, 65535, "uma porta"),
+        help="do servidor (padrão: %(default)s)")
+# --- fim do bloco comum: cliente ---
+
+
 def start(args):
     if args.ping:
         return ping(args)
@@ -1276,23 +1308,11 @@ def ask_all(args):
         return max((ask(args, line) for line in iter(keyboard.get, None)), default=0)
 
 
-def nickname(text):
-    """type= de um apelido: o que a sala recusaria já se recusa aqui."""
-    fault = nick_fault(text)
-    if fault:
-        raise argparse.ArgumentTypeError(f"{text!r} não serve: {fault}")
-    return text
-
-
 def build_parser():
     parser = Parser(description="Cliente UDP: conversa, pergunta e mede.",
                     epilog="Antes, em outro terminal: ./servidor_udp.py")
     add = parser.add_argument
-    add("endereco", nargs="?", default="127.0.0.1", type=host_name, metavar="ENDEREÇO",
-        help="do servidor: IPv4, IPv6 ou nome (padrão: %(default)s)")
-    add("porta", nargs="?", default=5050, metavar="PORTA",
-        type=number(int, 1, 65535, "uma porta"),
-        help="do servidor (padrão: %(default)s)")
+    add_server(add)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--mensagem", metavar="TEXTO",
                       help="envia esta linha, mostra a resposta e sai")

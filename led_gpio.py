@@ -1255,9 +1255,9 @@ class Conversation:
 
     def explain(self, error):
         """O que houve com a rede, e o que digitar em seguida."""
-        if isinstance(error, (socket.gaierror, UnicodeError)):
-            return (f"não encontro a máquina {self.args.endereco!r}: confira o nome, "
-                    "ou use um endereço como 127.0.0.1")
+        fault = explain_host(error, self.args.endereco)
+        if fault:
+            return fault
         if isinstance(error, ConnectionRefusedError):
             return (f"ninguém escuta em {self.where} (conexão recusada). Suba o LED antes: "
                     f"./led_gpio.py {self.args.endereco} {self.args.porta}")
@@ -2327,9 +2327,9 @@ class Mqtt:
         """O que houve, e o que digitar em seguida."""
         if isinstance(error, ProtocolError):
             return f"{self.where} {error}"
-        if isinstance(error, (socket.gaierror, UnicodeError)):
-            return (f"não encontro a máquina {self.host!r}: confira o nome, "
-                    "ou use um endereço como 127.0.0.1")
+        fault = explain_host(error, self.host)
+        if fault:
+            return fault
         if isinstance(error, ConnectionRefusedError):
             return f"nenhum broker em {self.where} (conexão recusada). Ali: mosquitto -v"
         if isinstance(error, socket.timeout):
@@ -2912,10 +2912,11 @@ def explain_bind(error, host, port):
     def again(new_host, new_port):
         return typed(new_host, new_port, drop=(host, str(port)))
 
-    if isinstance(error, UnicodeError) or getattr(error, "errno", None) == socket.EAI_NONAME:
-        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
-    if isinstance(error, socket.gaierror) and (has_ipv6() or ":" not in host):
-        return f"não encontro a máquina {host!r} ({error.strerror}): confira o nome e a rede"
+    if ":" in host and not has_ipv6():
+        return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
+    fault = explain_host(error, host)
+    if fault:
+        return fault
     if error.errno == errno.EADDRINUSE:
         return (f"a porta {port} já está em uso em {host}. "
                 f"Quem a usa: ss -lntup 'sport = :{port}'. "
@@ -2923,11 +2924,10 @@ def explain_bind(error, host, port):
     if error.errno in (errno.EACCES, errno.EPERM):
         return (f"a porta {port} é do administrador (abaixo de 1024). "
                 f"Tente outra: {again(host, port + 5000)}")
-    if ":" in host and not has_ipv6():
-        return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
     if error.errno == errno.EADDRNOTAVAIL:
+        everywhere = "::" if ":" in host else "0.0.0.0"
         return (f"{host} não é um endereço desta máquina. Os dela: ip addr. "
-                f"Todos de uma vez: {again('0.0.0.0', port)}")
+                f"Todos de uma vez: {again(everywhere, port)}")
     return f"não foi possível escutar em {host} porta {port}: {reason(error)}"
 
 
@@ -2953,6 +2953,13 @@ def bound_socket(host, port, kind):
         if sock:
             sock.close()
         raise Failure(explain_bind(error, host, port))
+
+
+def bound_address(sock):
+    """(endereço, porta) do socket, como se digitam: o de enlace, com a interface (fe80::1%eth0)."""
+    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    host, port = socket.getnameinfo(sock.getsockname(), numeric)
+    return host, int(port)
 # --- fim do bloco comum: escuta ---
 
 
@@ -2961,7 +2968,7 @@ def opened_door(args):
     """Toma a porta. No sysfs, que não tem dono, ela é a única trava entre dois destes."""
     with bound_socket(args.endereco, args.porta, socket.SOCK_STREAM) as listener:
         listener.listen(MAX_CLIENTS)
-        host, args.porta = listener.getsockname()[:2]
+        host, args.porta = bound_address(listener)
         private = is_loopback(host)
         if not (private or args.senha_arquivo or args.sem_senha):
             raise Failure(f"em {host} qualquer um na rede mandaria no LED. Crie uma senha: "
@@ -3149,7 +3156,7 @@ TROUBLES = {
 
 # Segundos que as últimas palavras esperam por quem não as lê: um terminal parado (Ctrl+S), um cano
 # cheio. O fim inteiro leva menos de dois.
-PARTING_S = 0.5
+UNREAD_S = 0.5
 
 # O argparse só sabe inglês; as suas frases passam por gettext(), e é lá que se traduzem.
 ARGPARSE_WORDS = {
@@ -3299,7 +3306,7 @@ def complain(error) -> int:
 
 @contextlib.contextmanager
 def last_words():
-    """O que se escreve no fim, se alguém o lê: passados PARTING_S segundos, fica por dizer.
+    """O que se escreve no fim, se alguém o lê: passados UNREAD_S segundos, fica por dizer.
 
     Só na thread principal, que é quem recebe os sinais.
     """
@@ -3312,7 +3319,7 @@ def last_words():
         return
     before = signal.signal(signal.SIGALRM, late)
     with contextlib.suppress(TimeoutError):
-        signal.setitimer(signal.ITIMER_REAL, PARTING_S)
+        signal.setitimer(signal.ITIMER_REAL, UNREAD_S)
         try:
             yield
         finally:
@@ -3385,6 +3392,24 @@ def host_name(text):
 
 
 port_number = number(int, 0, 65535, "uma porta")
+# Um endereço de enlace sem a interface: cada uma tem uma rede fe80::/10 (RFC 4291, 2.5.6).
+LINK_LOCAL = re.compile("(?i)fe[89ab].:[^%]*")
+
+
+def explain_host(error, host):
+    """O que há de errado com o endereço que se digitou; "" se o erro é de outra coisa."""
+    code = getattr(error, "errno", None)
+    address, _, zone = host.partition("%")
+    if code == errno.EINVAL and LINK_LOCAL.fullmatch(host):
+        return f"{host} só vale com a interface de saída: {host}%eth0 (as daqui: ip -br link)"
+    if not isinstance(error, (socket.gaierror, UnicodeError)):
+        return ""
+    if ":" in address and zone:
+        return f"não há aqui a interface {zone!r}, de {host}. As que há: ip -br link"
+    if code == socket.EAI_AGAIN:
+        return (f"não encontro a máquina {host!r}: o DNS não respondeu. "
+                "A rede já está de pé? (ip addr)")
+    return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
 # --- fim do bloco comum: endereço ---
 
 

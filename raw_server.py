@@ -1036,8 +1036,6 @@ class Session:
 
 # Sessões que só disseram OLÁ: as mais velhas dão lugar.
 HALF_OPEN_MAX = 64
-# Menos do que isto não leva um pedido com nome.
-MTU_MIN = 256
 # O catálogo só se lê de novo depois de tantas vezes o que a última leitura durou.
 CATALOG_REST = 20
 
@@ -1685,7 +1683,7 @@ TROUBLES = {
 
 # Segundos que as últimas palavras esperam por quem não as lê: um terminal parado (Ctrl+S), um cano
 # cheio. O fim inteiro leva menos de dois.
-PARTING_S = 0.5
+UNREAD_S = 0.5
 
 # O argparse só sabe inglês; as suas frases passam por gettext(), e é lá que se traduzem.
 ARGPARSE_WORDS = {
@@ -1835,7 +1833,7 @@ def complain(error) -> int:
 
 @contextlib.contextmanager
 def last_words():
-    """O que se escreve no fim, se alguém o lê: passados PARTING_S segundos, fica por dizer.
+    """O que se escreve no fim, se alguém o lê: passados UNREAD_S segundos, fica por dizer.
 
     Só na thread principal, que é quem recebe os sinais.
     """
@@ -1848,7 +1846,7 @@ def last_words():
         return
     before = signal.signal(signal.SIGALRM, late)
     with contextlib.suppress(TimeoutError):
-        signal.setitimer(signal.ITIMER_REAL, PARTING_S)
+        signal.setitimer(signal.ITIMER_REAL, UNREAD_S)
         try:
             yield
         finally:

@@ -2401,10 +2401,11 @@ def explain_bind(error, host, port):
     def again(new_host, new_port):
         return typed(new_host, new_port, drop=(host, str(port)))
 
-    if isinstance(error, UnicodeError) or getattr(error, "errno", None) == socket.EAI_NONAME:
-        return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
-    if isinstance(error, socket.gaierror) and (has_ipv6() or ":" not in host):
-        return f"não encontro a máquina {host!r} ({error.strerror}): confira o nome e a rede"
+    if ":" in host and not has_ipv6():
+        return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
+    fault = explain_host(error, host)
+    if fault:
+        return fault
     if error.errno == errno.EADDRINUSE:
         return (f"a porta {port} já está em uso em {host}. "
                 f"Quem a usa: ss -lntup 'sport = :{port}'. "
@@ -2412,11 +2413,10 @@ def explain_bind(error, host, port):
     if error.errno in (errno.EACCES, errno.EPERM):
         return (f"a porta {port} é do administrador (abaixo de 1024). "
                 f"Tente outra: {again(host, port + 5000)}")
-    if ":" in host and not has_ipv6():
-        return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
     if error.errno == errno.EADDRNOTAVAIL:
+        everywhere = "::" if ":" in host else "0.0.0.0"
         return (f"{host} não é um endereço desta máquina. Os dela: ip addr. "
-                f"Todos de uma vez: {again('0.0.0.0', port)}")
+                f"Todos de uma vez: {again(everywhere, port)}")
     return f"não foi possível escutar em {host} porta {port}: {reason(error)}"
 
 
@@ -2442,6 +2442,13 @@ def bound_socket(host, port, kind):
         if sock:
             sock.close()
         raise Failure(explain_bind(error, host, port))
+
+
+def bound_address(sock):
+    """(endereço, porta) do socket, como se digitam: o de enlace, com a interface (fe80::1%eth0)."""
+    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    host, port = socket.getnameinfo(sock.getsockname(), numeric)
+    return host, int(port)
 # --- fim do bloco comum: escuta ---
 
 
@@ -2478,7 +2485,7 @@ TROUBLES = {
 
 # Segundos que as últimas palavras esperam por quem não as lê: um terminal parado (Ctrl+S), um cano
 # cheio. O fim inteiro leva menos de dois.
-PARTING_S = 0.5
+UNREAD_S = 0.5
 
 # O argparse só sabe inglês; as suas frases passam por gettext(), e é lá que se traduzem.
 ARGPARSE_WORDS = {
@@ -2628,7 +2635,7 @@ def complain(error) -> int:
 
 @contextlib.contextmanager
 def last_words():
-    """O que se escreve no fim, se alguém o lê: passados PARTING_S segundos, fica por dizer.
+    """O que se escreve no fim, se alguém o lê: passados UNREAD_S segundos, fica por dizer.
 
     Só na thread principal, que é quem recebe os sinais.
     """
@@ -2641,7 +2648,7 @@ def last_words():
         return
     before = signal.signal(signal.SIGALRM, late)
     with contextlib.suppress(TimeoutError):
-        signal.setitimer(signal.ITIMER_REAL, PARTING_S)
+        signal.setitimer(signal.ITIMER_REAL, UNREAD_S)
         try:
             yield
         finally:
@@ -2714,6 +2721,24 @@ def host_name(text):
 
 
 port_number = number(int, 0, 65535, "uma porta")
+# Um endereço de enlace sem a interface: cada uma tem uma rede fe80::/10 (RFC 4291, 2.5.6).
+LINK_LOCAL = re.compile("(?i)fe[89ab].:[^%]*")
+
+
+def explain_host(error, host):
+    """O que há de errado com o endereço que se digitou; "" se o erro é de outra coisa."""
+    code = getattr(error, "errno", None)
+    address, _, zone = host.partition("%")
+    if code == errno.EINVAL and LINK_LOCAL.fullmatch(host):
+        return f"{host} só vale com a interface de saída: {host}%eth0 (as daqui: ip -br link)"
+    if not isinstance(error, (socket.gaierror, UnicodeError)):
+        return ""
+    if ":" in address and zone:
+        return f"não há aqui a interface {zone!r}, de {host}. As que há: ip -br link"
+    if code == socket.EAI_AGAIN:
+        return (f"não encontro a máquina {host!r}: o DNS não respondeu. "
+                "A rede já está de pé? (ip addr)")
+    return f"não encontro a máquina {host!r}: confira o nome, ou use um endereço como 127.0.0.1"
 # --- fim do bloco comum: endereço ---
 
 
@@ -2887,7 +2912,7 @@ def open_listener(host, port):
 
 def explain_way(listener, args):
     """Como chegar aqui: de outra máquina, se dá; se não, como abrir à rede."""
-    host, port = listener.getsockname()[:2]
+    host, port = bound_address(listener)
     ip = ipaddress.ip_address(host.partition("%")[0])
     if ip.is_loopback:
         everywhere = "::" if has_ipv6() else "0.0.0.0"
@@ -2900,6 +2925,8 @@ def explain_way(listener, args):
         addresses = [address for address in outside_addresses(listener.family)
                      if is_reachable(address, args.permitir)]
     ways = [f"./cliente.py {address} {port}" + " --tls" * bool(args.tls) for address in addresses]
+    if "%" in host:
+        ways[0] += " (depois do %, a interface de lá)"
     return "de outra máquina: " + ("\n              ou: ".join(ways)
                                    or "veja o endereço desta com ip addr")
 
@@ -2914,7 +2941,7 @@ def is_reachable(address, networks):
 def announce(listeners, args, voice):
     """A primeira linha diz onde escuta; as outras, em stderr, como chegar aqui."""
     for listener in listeners:
-        host, port = listener.getsockname()[:2]
+        host, port = bound_address(listener)
         voice.say(f"escutando em {host} porta {port}")
     voice.note(f"modo {args.modo}, motor {args.motor}")
     if args.permitir:

@@ -3100,6 +3100,18 @@ class TestClienteStartTls(ClienteTestCase):
         result = self.run_script("cliente.py", "127.0.0.1", port, "--chave", "/nao/existe", "--mensagem", "segredo")
         self.assert_one_line_error(result, "--chave só vale junto de --certificado", status=2)
 
+    def test_name_as_it_is_typed(self):
+        """P7: o ponto final do DNS e a interface (%eth0) não fazem parte do nome que está no certificado."""
+        cert, key = self.certificate()
+        server = self.spawn("servidor.py", "127.0.0.1", "0", "--certificado", cert, "--chave", key)
+        cliente = load("cliente.py")
+        for name in ("localhost.", "127.0.0.1%lo"):
+            args = cliente.build_parser().parse_args([name, "--ca", cert])
+            with socket.create_connection((server.host, server.port)) as sock:
+                stream = cliente.start_tls(sock, args)
+                stream.sendall(b"oi")
+                self.assertEqual(stream.recv(10), b"oi")
+
     def test_an_authority_that_would_not_be_asked(self):
         """--ca e --sem-verificar se contradizem: nenhuma das duas é esquecida em silêncio."""
         _, port = self.listener(backlog=None)
@@ -9798,6 +9810,32 @@ class TestTodos(ScriptTestCase):
     def test_address_of_another_machine(self, script):
         self.assert_one_line_error(self.run_script(script, "192.0.2.1", 0), "não é um endereço desta máquina")
 
+    # Um endereço de enlace no laço de uma rede só nossa.
+    LINK_LOCAL = ("unshare", "-rn", "sh", "-c",
+                  'ip link set lo up && ip addr add fe80::1/64 dev lo nodad && exec "$@"', "sh")
+
+    @each_server
+    def test_link_local_address(self, script):
+        """P7: o endereço de enlace se mostra com a interface, e a dica se digita como está; sem ela, diz-se."""
+        if not (shutil.which("nsenter") and can(*self.LINK_LOCAL, "true")):
+            self.skipTest("sem unshare -rn, nsenter, ip ou IPv6")
+        open_to_all = ["--sem-senha"] if script == "led_gpio.py" else []
+        server = self.spawn(script, *open_to_all, "fe80::1%lo", 0, prefix=self.LINK_LOCAL)
+        self.assertEqual(server.host, "fe80::1%lo")
+        inside = ("nsenter", "--preserve-credentials", "-U", "-n", "-t", str(server.pid))
+        if script == "led_gpio.py":
+            result = self.run_script(script, "enviar", "LED ON", server.host, server.port, prefix=inside, status=0)
+            self.assertEqual(result.text, "OK LED ON\n")
+        else:
+            client, *words = server.expect_error(r"\./(cliente\w*\.py) (fe80::1%lo) (\d+)").groups()
+            result = self.run_script(client, *words, "--mensagem", "oi", prefix=inside, status=0)
+            self.assertEqual(result.text, "oi\n")
+            for host, why in (("fe80::1", "fe80::1%eth0"), ("fe80::1%nada", "interface 'nada'")):
+                result = self.run_script(client, host, server.port, "--mensagem", "oi", prefix=inside)
+                self.assert_one_line_error(result, why, "ip -br link")
+        self.assert_one_line_error(self.run_script(script, *open_to_all, "fe80::1", 0, prefix=inside), "fe80::1%eth0")
+        server.stop()
+
     @each_server
     def test_unknown_host(self, script):
         if not can("unshare", "-rn", "true"):
@@ -10116,6 +10154,17 @@ class TestCasa(unittest.TestCase):
         self.assertTrue(source.startswith("#!/usr/bin/env python3\n# SPDX-License-Identifier: MIT\n"))
         self.assertTrue(os.access(HERE / name, os.X_OK))
         self.assertNotIn("\t", source)
+
+    @each_source
+    def test_no_name_is_defined_twice(self, name):
+        """A segunda constante, função ou classe de mesmo nome tomaria em silêncio o lugar da primeira."""
+        tree = ast.parse((HERE / name).read_text(encoding="utf-8"))
+        for place in (tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))):
+            names = [node.name for node in place.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+                     and not node.decorator_list]
+            names += [target.id for node in place.body if isinstance(node, ast.Assign) for target in node.targets
+                      if isinstance(target, ast.Name)]
+            self.assertEqual([name for name, count in collections.Counter(names).items() if count > 1], [])
 
     @each_source
     def test_only_the_standard_library_of_python_3_8(self, name):
