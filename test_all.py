@@ -10211,20 +10211,6 @@ class TestCasa(unittest.TestCase):
             if isinstance(node, ast.ExceptHandler):
                 self.assertIsNotNone(node.type, f"linha {node.lineno}: except sem tipo")
 
-    @each_source
-    def test_each_name_has_one_value(self, name):
-        """Uma constante de um bloco comum não muda, calada, a de mesmo nome do script em que entrou."""
-        values = {}
-        for node in ast.parse((HERE / name).read_text(encoding="utf-8")).body:
-            for target in node.targets if isinstance(node, ast.Assign) else ():
-                for word in ast.walk(target):
-                    if isinstance(word, ast.Name):
-                        value = ast.dump(node.value)
-                        self.assertEqual(values.setdefault(word.id, value), value, word.id)
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                self.assertNotIn(node.name, values)
-                values[node.name] = node
-
     @each_retold
     def test_density(self, name):
         """Uma linha diz uma coisa só: as medidas, por tokenize e ast."""
