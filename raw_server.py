@@ -343,6 +343,11 @@ class Flights:
 
 # Crédito de quem é acordado tarde: quanto o envio pode recuperar de uma vez (µs).
 BURST_US = 2000
+# E mais o dobro do atraso de costume, que se conta até isto. Onde a CPU é o limite, toda volta do
+# laço atrasa: o crédito que cada uma perdesse Path mediria como um caminho mais lento, o lote
+# encolheria, e lote menor é mais CPU por bloco, em catraca, até dois blocos por volta. O atraso de
+# uma vez só é um soluço, e quase não conta.
+LATE_MAX_US = 20_000
 # Acordar a cada bloco custaria mais do que ele: dorme-se até haver crédito para isto (µs).
 QUANTUM_US = BURST_US / 4
 # Quantas vezes a espera pela resposta a uma sonda dobra.
@@ -379,6 +384,9 @@ class Sender:
         # Blocos que o ritmo já permite, contados até `paced`.
         self.credit = 1.0
         self.paced = now
+        # Quando o último plano queria ser refeito, e quanto depois disso se costuma chegar.
+        self.due = now
+        self.late = 0
         # A última novidade, e quantas sondas partiram desde então.
         self.heard = now
         self.doublings = 0
@@ -415,7 +423,13 @@ class Sender:
     def earned(self, now):
         """O crédito em `now`: o ritmo vezes o tempo, sem passar do que um atraso pode juntar."""
         credit = self.credit + self.path.rate * (now - self.paced)
-        return min(credit, max(self.path.rate * BURST_US, 2))
+        return min(credit, max(self.path.rate * (BURST_US + 2 * self.late), 2))
+
+    def note_delay(self, now):
+        """Junta à média o atraso desta volta do laço; outro take() na mesma volta não é outra."""
+        if now > self.paced:
+            late = max(now - self.due, 0)
+            self.late += (min(late, LATE_MAX_US) - self.late) / 8
 
     def next_time(self, now):
         """Quando chamar take() de novo, se nada chegar antes."""
@@ -425,7 +439,9 @@ class Sender:
         """Cumpre o plano, com no máximo `most` blocos: (primeiro, quantos), ou None."""
         plan = self.plan(now)
         self.credit = self.earned(now)
+        self.note_delay(now)
         self.paced = now
+        self.due = plan.when
         if plan.what == IDLE:
             return None
         if plan.what == PROBE:

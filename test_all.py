@@ -5324,13 +5324,15 @@ class SimulatedLink:
     """Sender e Receiver ligados por um gargalo simulado, num relógio que só anda quando nós queremos."""
 
     def __init__(self, server, client, mbit=100, delay=20_000, queue=256, lose=0.0, jitter=0, seed=SEED, total=10**9,
-                 window=11_000, swap=0.0):
+                 window=11_000, swap=0.0, turn=0):
         self.random, self.now, self.events, self.order = random.Random(seed), 0, [], 0
         self.wire, self.free, self.last = 1514 * 8 / mbit, 0.0, [0, 0]
         self.delay, self.queue, self.lose, self.jitter, self.swap = delay, queue, lose, jitter, swap
         self.sender = server.Sender(total, window, window, 0, 2 * delay, 0)
         self.receiver, self.ready, self.newest, self.newest_at, self.acked = client.Receiver(total, window), [], 0, 0, 0
         self.acking, self.blackout = False, (0, 0)
+        # Quanto dura uma volta do laço do servidor, que até o fim dela não olha para nada.
+        self.turn, self.looked = turn, -turn
         # Bloco -> quantas vezes ainda o perdemos; e quando partiu, a cada vez.
         self.victims, self.departures = {}, collections.defaultdict(list)
 
@@ -5378,7 +5380,11 @@ class SimulatedLink:
     def wake(self):
         self.events = [event for event in self.events if event[2] != self.wake]  # basta o próximo despertar
         heapq.heapify(self.events)
-        self.pump()
+        if self.now < self.looked + self.turn:
+            self.later(self.looked + self.turn, self.wake)
+        else:
+            self.looked = self.now
+            self.pump()
 
     def deliver(self, block, sent):
         self.receiver.accept(block, b"", self.ready)
@@ -5531,6 +5537,15 @@ class TestRawServerSender(RawLinkTestCase):
         self.assertIsNone(sender.take(203_000, 64))                             # janela zero: nem um bloco novo
         self.assertTrue(sender.on_ack(204_000, 2, 5, 0, 0, 3, 0))
         self.assertEqual(sender.take(206_000, 64), (5, 3))
+
+    def test_a_slow_loop_does_not_slow_the_rate(self):
+        """Uma CPU que só olha de 5 em 5 ms não perde crédito; o soluço de uma vez não vira rajada."""
+        used, _ = self.use(seconds=3, turn=5000, delay=1000)
+        self.assertGreater(used, 0.7)
+        sender = self.server.Sender(1000, 500, 500, 0, 10_000, 0)
+        sender.take(0, 64)
+        burst = sender.path.rate * self.server.BURST_US
+        self.assertLessEqual(sender.take(19_000, 500)[1], burst)
 
     def test_impossible_acks_are_refused(self):
         sender = self.server.Sender(1000, 64, 64, 0, 100, 0)
