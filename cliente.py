@@ -47,12 +47,16 @@ import shlex
 import shutil
 import signal
 import socket
-import ssl
 import sys
 import threading
 import time
 import unicodedata
 
+# Um Python compilado à mão sem o OpenSSL faz tudo, menos o TLS: tls_context() o diz.
+try:
+    import ssl
+except ImportError:
+    ssl = None
 # Sem o módulo readline (Windows, um Python mínimo), o terminal edita a linha como sabe.
 try:
     import readline
@@ -134,9 +138,9 @@ def receive_piece(sock):
     """O próximo pedaço; b"" no fim. Failure se a conversa foi cortada."""
     try:
         return sock.recv(CHUNK)
-    except ssl.SSLError as error:
-        raise Failure(explain_tls_end(error)) from None
     except OSError as error:
+        if ssl and isinstance(error, ssl.SSLError):
+            raise Failure(explain_tls_end(error)) from None
         # Um RST, ou o kernel cansou de retransmitir para quem já não responde.
         raise Failure(f"o servidor caiu no meio da conversa ({reason(error)}). "
                       "Ele e a rede ainda estão de pé?") from None
@@ -817,6 +821,9 @@ def tls_context(server, certificate=None, key=None, ca=None, verify=True):
         raise Failure(f"a chave de {key or certificate} tem senha. Uma cópia sem ela: "
                       f"openssl pkey -in {shlex.quote(key or certificate)} -out chave-aberta.pem")
 
+    if ssl is None:
+        raise Failure("este Python não tem o módulo ssl, e sem ele não há TLS. O do sistema tem: "
+                      "sudo apt install python3 (e quem compila um: libssl-dev)")
     for path in filter(None, (certificate, key, ca)):
         with open(path, "rb"):
             # Só para que o erro diga qual dos arquivos não se deixa ler.

@@ -59,7 +59,6 @@ import selectors
 import shlex
 import signal
 import socket
-import ssl
 import stat
 import struct
 import sys
@@ -67,6 +66,12 @@ import threading
 import time
 import urllib.parse
 from typing import NamedTuple, Optional
+
+# Um Python compilado à mão sem o OpenSSL faz tudo, menos o TLS: tls_context() o diz.
+try:
+    import ssl
+except ImportError:
+    ssl = None
 
 # No Windows só existem a simulação e os clientes.
 if os.name == "posix":
@@ -768,6 +773,8 @@ MAX_CLIENTS = 512
 MAX_PER_SOURCE = 64
 # Bytes por leitura: um registro TLS inteiro, para nada ficar no OpenSSL sem que a espera o veja.
 CHUNK = 16384
+# Um recv() sem nada a entregar: com TLS, é o fim de um registro que ainda não veio.
+NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError) if ssl else (BlockingIOError,)
 # Segundos de silêncio que encerram uma linha sem fim; e o passo de quem espera o fim do programa.
 SILENCE_S = 0.2
 # Segundos para o TLS e a senha: dá para fazer a conta à mão, com nc e openssl.
@@ -906,7 +913,7 @@ class Client(threading.Thread):
         """Bytes, b"" no fim da conexão, ou None se nada veio no prazo."""
         # Quem não lê as respostas não dá mais ordens.
         if self.can_write(WAKE_S) and self.can_read(seconds):
-            with self.lock, contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+            with self.lock, contextlib.suppress(*NOTHING_YET):
                 return self.sock.recv(CHUNK)
         return None
 
@@ -1266,11 +1273,11 @@ class Conversation:
         if isinstance(error, socket.timeout):
             return (f"{self.where} não respondeu: endereço errado, firewall, "
                     "ou --tls ou senha de um lado só?")
-        if isinstance(error, ssl.SSLCertVerificationError):
+        if ssl and isinstance(error, ssl.SSLCertVerificationError):
             why = BAD_CERTIFICATES.get(error.verify_code, error.verify_message)
             return (f"o certificado de {self.where} {why} (certificate verify failed). "
                     "Confira o endereço e --ca")
-        if isinstance(error, ssl.SSLError):
+        if ssl and isinstance(error, ssl.SSLError):
             return (f"não foi possível falar com {self.where}: {error.reason or error}. "
                     "Lá também é TLS? E pede certificado (--certificado)?")
         return f"não foi possível falar com {self.where}: {reason(error)}"
@@ -2334,10 +2341,10 @@ class Mqtt:
             return f"nenhum broker em {self.where} (conexão recusada). Ali: mosquitto -v"
         if isinstance(error, socket.timeout):
             return f"o broker em {self.where} não responde"
-        if isinstance(error, ssl.SSLCertVerificationError):
+        if ssl and isinstance(error, ssl.SSLCertVerificationError):
             why = BAD_CERTIFICATES.get(error.verify_code, error.verify_message)
             return f"o certificado de {self.where} {why}. Confira o endereço e --mqtt-ca"
-        if isinstance(error, ssl.SSLError):
+        if ssl and isinstance(error, ssl.SSLError):
             return f"sem TLS com {self.where}: {error.reason or error}. Lá é a porta do TLS?"
         if self.welcome:
             return f"o broker em {self.where} desligou. Outro com o nome {self.name}? --nome OUTRO"
@@ -2421,7 +2428,7 @@ class Mqtt:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         try:
             data = self.sock.recv(CHUNK)
-        except (ssl.SSLWantReadError, BlockingIOError):
+        except NOTHING_YET:
             return
         if not data:
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
@@ -2843,6 +2850,9 @@ def tls_context(server, certificate=None, key=None, ca=None, verify=True):
         raise Failure(f"a chave de {key or certificate} tem senha. Uma cópia sem ela: "
                       f"openssl pkey -in {shlex.quote(key or certificate)} -out chave-aberta.pem")
 
+    if ssl is None:
+        raise Failure("este Python não tem o módulo ssl, e sem ele não há TLS. O do sistema tem: "
+                      "sudo apt install python3 (e quem compila um: libssl-dev)")
     for path in filter(None, (certificate, key, ca)):
         with open(path, "rb"):
             # Só para que o erro diga qual dos arquivos não se deixa ler.

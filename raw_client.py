@@ -39,6 +39,7 @@ sempre: procura por --espera segundos, e desiste.
 """
 import argparse
 import array
+import binascii
 import collections
 import contextlib
 import errno
@@ -58,7 +59,6 @@ import struct
 import subprocess
 import sys
 import time
-import zlib
 
 # ---------------------------------------------------------------------------------------------
 # 1. Receiver: a ordem
@@ -1444,7 +1444,7 @@ class ProtocolError(ValueError):
 def make_seal(key: bytes = b""):
     """Devolve (bytes do selo, função): CRC-32 acha o erro do fio; BLAKE2b, também quem forja."""
     if not key:
-        return 4, lambda data: zlib.crc32(data).to_bytes(4, "big")
+        return 4, lambda data: binascii.crc32(data).to_bytes(4, "big")
     return 16, lambda data: hashlib.blake2b(data, key=key, digest_size=16).digest()
 
 

@@ -40,6 +40,7 @@ lê tudo) e não atravessa roteador, que só encaminha IP: as duas pontas ficam 
 """
 import argparse
 import array
+import binascii
 import collections
 import contextlib
 import errno
@@ -60,7 +61,6 @@ import sys
 import threading
 import time
 import typing
-import zlib
 
 # ---------------------------------------------------------------------------------------------
 # 1. ProtocolError: o quadro
@@ -161,7 +161,7 @@ class ProtocolError(ValueError):
 def make_seal(key: bytes = b""):
     """Devolve (bytes do selo, função): CRC-32 acha o erro do fio; BLAKE2b, também quem forja."""
     if not key:
-        return 4, lambda data: zlib.crc32(data).to_bytes(4, "big")
+        return 4, lambda data: binascii.crc32(data).to_bytes(4, "big")
     return 16, lambda data: hashlib.blake2b(data, key=key, digest_size=16).digest()
 
 

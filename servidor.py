@@ -57,7 +57,6 @@ import selectors
 import shlex
 import signal
 import socket
-import ssl
 import struct
 import sys
 import threading
@@ -65,6 +64,12 @@ import time
 import traceback
 import typing
 import unicodedata
+
+# Um Python compilado à mão sem o OpenSSL faz tudo, menos o TLS: tls_context() o diz.
+try:
+    import ssl
+except ImportError:
+    ssl = None
 
 # ---------------------------------------------------------------------------------------------
 # 1. Echo: um serviço diz o que fazer com os bytes
@@ -2346,6 +2351,9 @@ def tls_context(server, certificate=None, key=None, ca=None, verify=True):
         raise Failure(f"a chave de {key or certificate} tem senha. Uma cópia sem ela: "
                       f"openssl pkey -in {shlex.quote(key or certificate)} -out chave-aberta.pem")
 
+    if ssl is None:
+        raise Failure("este Python não tem o módulo ssl, e sem ele não há TLS. O do sistema tem: "
+                      "sudo apt install python3 (e quem compila um: libssl-dev)")
     for path in filter(None, (certificate, key, ca)):
         with open(path, "rb"):
             # Só para que o erro diga qual dos arquivos não se deixa ler.

@@ -42,7 +42,6 @@ import select
 import shutil
 import signal
 import socket
-import ssl
 import stat
 import struct
 import subprocess
@@ -61,6 +60,10 @@ try:
     import resource
 except ImportError:  # Windows
     resource = None
+try:
+    import ssl
+except ImportError:  # um Python compilado sem o OpenSSL
+    ssl = None
 
 HERE = pathlib.Path(__file__).resolve().parent
 README = HERE / "README.md"
@@ -104,7 +107,9 @@ def can(*command):
 
 
 def new_certificate(folder, host):
-    """(certificado, chave), em PEM: o teste é pulado se não há com que os criar."""
+    """(certificado, chave), em PEM: o teste é pulado se não há com que os criar, ou usar."""
+    if not ssl:
+        raise unittest.SkipTest("este Python não tem o módulo ssl")
     if not shutil.which("openssl"):
         raise unittest.SkipTest("falta o comando openssl, que cria o certificado do teste")
     cert, key = (os.path.join(folder, host + end) for end in (".pem", "-chave.pem"))
@@ -8534,6 +8539,7 @@ class TestLedGpioConversation(LedTestCase):
             self.assertRegex(result.err, "desligou sem responder: deve ser o led_process em C")
             self.assertEqual(orders.get(timeout=WATCHDOG_S), f"LED {command}\n".encode())
 
+    @unittest.skipUnless(ssl, "este Python não tem o módulo ssl")
     def test_why_not(self):
         """N16, C14: cada falha de rede tem o seu motivo, em português, e só a de TLS fala de TLS."""
         explain = self.led.Conversation(self.parse("botao", "192.0.2.9")).explain
@@ -9790,6 +9796,29 @@ class TestTodos(ScriptTestCase):
             self.assertLessEqual(max(map(len, text.splitlines())), 80)
         version = self.run_script(script, "--version", status=0).text
         self.assertEqual(version, f"{script} {load(script).VERSION}\n")
+
+    @each_script
+    def test_python_with_modules_missing(self, script):
+        """Um Python compilado à mão, sem OpenSSL, readline nem zlib: só o TLS falta, e o erro diz o que instalar."""
+        env = {"PYTHONPATH": self.folder()}
+        for module in ("ssl", "readline", "zlib"):
+            (env["PYTHONPATH"] / f"{module}.py").write_text(f"raise ImportError('No module named {module}')")
+        self.run_script(script, "--version", env=env, status=0)
+        words = {"servidor.py": ("--certificado", "eu.pem"), "cliente.py": ("--tls", "127.0.0.1"),
+                 "led_gpio.py": ("enviar", "ON", "--tls")}
+        if script in words:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                port = (listener.getsockname()[1],) * (script == "cliente.py")
+                result = self.run_script(script, *words[script], *port, env=env)
+            self.assert_one_line_error(result, "não tem o módulo ssl", "sudo apt install python3")
+        if script == "cliente.py":
+            server = self.spawn("servidor.py", "127.0.0.1", "0", env=env)
+            client = self.run_script(script, server.host, server.port, "--mensagem", "olá", env=env, status=0)
+            self.assertEqual(client.text, "olá\n")
+        elif script == "led_gpio.py":
+            server = self.spawn(script, "127.0.0.1", "0", "--gpio", "simulado", env=env)
+            result = self.run_script(script, "enviar", "ON", server.host, server.port, env=env, status=0)
+            self.assertEqual(result.text, "OK LED ON\n")
 
     @each_server
     def test_port_in_the_place_of_the_address(self, script):
