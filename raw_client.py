@@ -320,6 +320,14 @@ class Partial(Sink):
         """Relido e conferido até o último byte gravado?"""
         return self.hashed == self.size
 
+    def free(self):
+        """Bytes que ainda cabem no disco; sem limite, se ele não o sabe dizer."""
+        disk = os.fstatvfs(self.fd)
+        # FUSE, ramfs: 0 blocos ao todo é "não sei", e não "não cabe".
+        if not disk.f_blocks:
+            return NO_LIMIT
+        return min(disk.f_bavail * disk.f_frsize, NO_LIMIT)
+
     def close(self):
         """Um parcial sem um byte não serve a ninguém: some, com o bilhete dele."""
         if not os.fstat(self.fd).st_size:
@@ -367,8 +375,10 @@ ACK_AGAIN_US = 50_000
 # Quadros lidos por escrita, e o teto deles em bytes.
 BATCH_BLOCKS = 64
 BATCH_BYTES = 1 << 20
-# O cabeçalho depois do EtherType: tipo, versão, n, sessão, bloco, relógio.
-PREFIX = struct.Struct("!BBHIIQ")
+# O cabeçalho depois do EtherType: o que é igual em todos os blocos de uma cópia (tipo, versão, n,
+# sessão), num pedaço só, que se compara de uma vez; bloco, relógio.
+SAME = struct.Struct("!BBHI")
+PREFIX = struct.Struct("!8sIQ")
 
 
 class Transfer:
@@ -411,19 +421,23 @@ class Transfer:
         Devolve quantos blocos e quantas fichas vieram.
         """
         client = self.client
+        receiver = self.receiver
+        # Buscados uma vez por lote, e não por quadro: são dezenas de milhares por segundo.
+        receive = client.sock.recv_into
+        unpack = PREFIX.unpack_from
+        seal = client.seal
+        wanted = SAME.pack(DATA, WIRE_VERSION, self.block, client.number)
         ready = []
         blocks = 0
         cards = 0
-        wanted = DATA, WIRE_VERSION, self.block, client.number
         for slot, sealed, mark, payload in self.slots:
             try:
-                size = client.sock.recv_into(slot)
+                size = receive(slot)
             except OSError as error:
                 client.excuse(error)
                 break
-            *prefix, block, sent = PREFIX.unpack_from(slot, KIND_AT)
-            whole = size == len(slot) and tuple(prefix) == wanted
-            if not whole or client.seal(sealed) != mark:
+            same, block, sent = unpack(slot, KIND_AT)
+            if same != wanted or size != len(slot) or seal(sealed) != mark:
                 # O caminho menos comum: outro tipo, o último bloco, ou um quadro torto.
                 frame = client.check(slot[:size])
                 if frame and frame.kind == CARD:
@@ -436,7 +450,7 @@ class Transfer:
             if sent > self.newest:
                 self.newest = sent
                 self.newest_at = clock()
-            self.receiver.accept(from_wire(block, self.receiver.next), payload, ready)
+            receiver.accept(from_wire(block, receiver.next), payload, ready)
         if ready:
             sink.write(ready)
         return blocks, cards
@@ -986,9 +1000,8 @@ def attempt(client, name, sink):
     """Uma sessão de cópia, desde onde o parcial está; None se o servidor calou no meio."""
     client.enter(client.find()[0])
     before = sink.size
-    free = shutil.disk_usage(os.path.dirname(sink.target) or ".").free
     try:
-        transfer = client.open(os.fsencode(name), sink.size, sink.identity, free)
+        transfer = client.open(os.fsencode(name), sink.size, sink.identity, sink.free())
         sink.begin(transfer.offset, (transfer.size, transfer.date))
         if transfer.offset:
             print(f"continuo de {human(transfer.offset)}", file=sys.stderr)
@@ -1051,12 +1064,39 @@ def message(client, args):
     typed_bytes = bytearray()
     reading = True
     while reading:
+        piece = None
         if wait_ready([0], timeout=FETCH_US / 1e6):
-            piece = os.read(0, 1 << 16)
+            piece = read_input()
+        if piece is not None:
             reading = bool(piece)
             typed_bytes += piece
         say_lines(client, typed_bytes, at_end=not reading)
         client.listen()
+
+
+def read_input():
+    """O que veio pela entrada padrão: b"" no fim dela, None se ainda não há nada.
+
+    Levanta Failure se ela não se deixa ler.
+    """
+    try:
+        return os.read(0, 1 << 16)
+    except BlockingIOError:
+        # Um terminal, ou um cano, que outro programa deixou O_NONBLOCK.
+        return None
+    except OSError as error:
+        raise Failure(f"não consigo ler a entrada padrão: {reason(error)}") from None
+
+
+def read_line():
+    """Uma linha do terminal, sem o fim dela; None no fim da entrada."""
+    piece = None
+    while piece is None:
+        wait_ready([0])
+        piece = read_input()
+    if not piece:
+        return None
+    return piece.decode("utf-8", "replace").strip()
 
 
 def say_lines(client, typed_bytes, at_end):
@@ -1079,14 +1119,13 @@ def menu(client, args):
         if trouble:
             print(trouble, file=sys.stderr)
         print("b N: baixar   t N: tocar   m: mensagem   s: sair > ", end="", flush=True)
-        line = sys.stdin.readline()
-        if not line:
+        line = read_line()
+        if line is None:
             # Ctrl+D deixou o terminal no meio da linha.
             print()
+        if line in (None, "s"):
             return
-        if line.strip() == "s":
-            return
-        trouble = obey(client, args, names, line.strip())
+        trouble = obey(client, args, names, line)
 
 
 def obey(client, args, names, line):

@@ -759,6 +759,17 @@ def open_source(folder, name):
     return Source(fd)
 
 
+def explain_folder(folder, error) -> str:
+    """Por que a pasta não serve, e o que fazer."""
+    text = f"a pasta {folder!r} não serve: {reason(error)}"
+    if error.errno == errno.ENOENT:
+        return f"{text}. Crie-a: mkdir {shlex.quote(folder)}"
+    if error.errno == errno.EACCES:
+        # Também num shell de `sudo su`, que guarda o SUDO_UID.
+        text += f" para o usuário {os.geteuid()}, com que fiquei (o de quem digitou sudo)"
+    return f"{text}. Outra: --pasta PASTA"
+
+
 def list_folder(folder):
     """Gera o catálogo, "tamanho data nome": o que open_source aceitaria, menos os ocultos."""
     top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -994,11 +1005,13 @@ class Session:
             # Encolheu enquanto era lido.
             raise Refusal(CHANGED)
         number = to_wire(first)
+        # Buscados uma vez, e não por quadro: são dezenas de milhares por segundo.
         seal = self.seal
         send = self.server.link.send
+        pack_into = BLOCK_AND_CLOCK.pack_into
         whole, rest = divmod(size, self.room)
         for frame, sealed, mark in self.batch.parts[:whole]:
-            BLOCK_AND_CLOCK.pack_into(frame, BLOCK_AT, number, now)
+            pack_into(frame, BLOCK_AT, number, now)
             mark[:] = seal(sealed)
             send(frame)
             number = (number + 1) & 0xFFFFFFFF
@@ -1084,8 +1097,7 @@ class Server:
         try:
             os.close(os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY))
         except OSError as error:
-            raise Failure(f"a pasta {self.folder!r} não serve ({error.strerror}). "
-                          f"Crie-a: mkdir {self.folder}") from None
+            raise Failure(explain_folder(self.folder, error)) from None
 
     def end(self):
         """Acaba na próxima volta do laço: em um segundo, no máximo."""
@@ -1230,8 +1242,12 @@ class Server:
         """O que o operador digita responde a quem falou por último; False no fim da entrada."""
         try:
             piece = os.read(0, 1 << 16)
+        except BlockingIOError:
+            # Um cano O_NONBLOCK que outro leu antes.
+            return True
         except OSError:
-            # EIO: em segundo plano o terminal não é nosso (e serve() ignora o SIGTTIN).
+            # EIO: em segundo plano o terminal não é nosso (e serve() ignora o SIGTTIN). ECONNRESET:
+            # era um socket, e caiu. Segue-se sem o operador.
             piece = b""
         self.typed += piece
         while b"\n" in self.typed or len(self.typed) > MESSAGE_MAX:
@@ -1286,10 +1302,19 @@ class Link:
     def __init__(self, name):
         self.name = name
         self.sock, self.mac, self.mtu = open_link(name, 0, QUEUE_BYTES)
+        try:
+            # Enquanto este socket existir, a interface é deste servidor.
+            self.place = take_place(self.sock)
+        except (Failure, OSError):
+            self.sock.close()
+            raise
         self.buffer = memoryview(bytearray(self.mtu + 14))
         self.checked = clock()
         # Quem mostra cada quadro (--verbose), ou None.
         self.verbose = None
+        # Quem diz ao operador o que houve com a interface; e se havia fio da última vez.
+        self.note = None
+        self.carrier = True
 
     def check(self):
         """Uma vez por segundo, relê a interface: parado, ninguém nos diria que ela mudou."""
@@ -1307,6 +1332,20 @@ class Link:
             self.buffer = memoryview(bytearray(now.mtu + 14))
         self.mac = now.mac
         self.mtu = now.mtu
+        self.say_carrier(now.flags)
+
+    def say_carrier(self, flags):
+        """Diz, uma vez, que falta o fio, ou a rede Wi-Fi, e que voltou: o servidor espera."""
+        before = self.carrier
+        self.carrier = has_carrier(flags)
+        if self.carrier == before or self.note is None:
+            return
+        if self.carrier:
+            self.note(f"{self.name} tem conexão outra vez")
+        elif flags & IFF_UP:
+            self.note(f"{self.name} está sem conexão: confira o cabo, ou a rede Wi-Fi. Espero...")
+        else:
+            self.note(f"{self.name} foi desligada. Espero: sudo ip link set {self.name} up")
 
     def trace(self, arrow, frame):
         if self.verbose:
@@ -1342,7 +1381,47 @@ class Link:
                           "Veja as outras: ip -br link")
 
     def close(self):
+        self.place.close()
         self.sock.close()
+
+
+def take_place(sock):
+    """Guarda a interface: dois servidores teriam um MAC só, e o cliente ouviria ora um, ora outro.
+
+    É um socket Unix de nome abstrato (unix(7)): vale nesta rede (network namespace) e some com o
+    processo, até por kill -9. Levanta Failure se outro já a guarda.
+    """
+    name, *_ = sock.getsockname()
+    # O número da interface não muda quando lhe mudam o nome.
+    address = f"\0raw_server.py/{socket.if_nametoindex(name)}"
+    place = socket.socket(socket.AF_UNIX)
+    try:
+        place.bind(address)
+        place.listen()
+    except OSError as error:
+        place.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise Failure(explain_taken(name, owner_of(address))) from None
+    return place
+
+
+def owner_of(address):
+    """O processo que escuta neste socket Unix (SO_PEERCRED); 0 se não se vê daqui."""
+    with socket.socket(socket.AF_UNIX) as asker, contextlib.suppress(OSError):
+        asker.setblocking(False)
+        asker.connect(address)
+        pid, _, _ = struct.unpack("3i", asker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return pid
+    return 0
+
+
+def explain_taken(name, pid):
+    """Quem já serve nesta interface, e o que fazer."""
+    text = f"outro raw_server.py já serve em {name}"
+    if not pid:
+        return f"{text}, talvez de outro contêiner. Pare-o antes, ou use outra interface"
+    return f"{text} (processo {pid}). Pare-o antes (sudo kill {pid}), ou use outra interface"
 
 
 # --- bloco comum: enlace ---
@@ -1930,9 +2009,11 @@ def serve(args):
         server = Server(args, link)
         if args.verbose:
             link.verbose = server.voice.note
+        link.note = server.voice.note
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(server):
             server.voice.say(f"escutando em {link.name} ({link.mac.hex(':')}, MTU {link.mtu}, "
                              f"uid {os.geteuid()})")
+            link.reread()
             server.serve()
     if server.voice.broken:
         return 1

@@ -39,6 +39,7 @@ import queue
 import random
 import re
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -5825,6 +5826,42 @@ class TestRawServerSource(RawServerTestCase):
             self.assertEqual(module.catalog_entry(status, "a"), b"7 %d a\0" % date)
 
 
+    def test_folder_replaced(self):
+        """C8: a pasta trocada por outra depois de o servidor subir é a que se serve."""
+        self.film("velho.bin", 1000)
+        self.serve()
+        self.assertIn("velho.bin", self.client("listar").text)
+        self.videos.rename(self.home / "antes")
+        self.videos.mkdir()
+        self.film("novo.bin", 1000)
+        self.until(lambda: "novo.bin" in self.client("listar").text, "o catálogo da pasta nova")
+        self.client("baixar", "novo.bin")
+        self.assertIn("não existe", self.client("baixar", "velho.bin", status=1).err)
+
+    def test_disk_mounted_over_the_folder(self):
+        """C8: um disco montado sobre a pasta, com o servidor no ar, é visto; e o que ele tapou, não."""
+        self.film("velho.bin", 1000)
+        holder = ("unshare", "-m", "sh", "-c", 'mount --make-rprivate /; exec "$@"', "sh")
+        server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=(*self.lab.prefix, *holder))
+        inside = ("nsenter", "--preserve-credentials", "-U", "-m", "-t", str(server.pid))
+        if not can(*inside, "mount", "-t", "tmpfs", "disco", str(self.videos)):
+            self.skipTest("aqui não se monta um tmpfs")
+        subprocess.run([*inside, "sh", "-c", 'echo oi > "$1"', "sh", self.videos / "novo.txt"], check=True)
+        self.until(lambda: "novo.txt" in self.client("listar").text, "o catálogo do disco montado")
+        self.client("baixar", "novo.txt")
+        self.assertEqual((self.home / "novo.txt").read_text(), "oi\n")
+        self.assertIn("não existe", self.client("baixar", "velho.bin", status=1).err)
+
+    def test_folder_that_does_not_serve(self):
+        """P6: a pasta que não se abre, e por quê: root de um `sudo su` fica com o uid de antes, e isso é dito."""
+        m = self.server_module
+        for code, words in ((errno.ENOENT, "não existe. Crie-a: mkdir 'meus filmes'$"),
+                            (errno.ENOTDIR, "não é uma pasta"),
+                            (errno.EACCES, f"sem permissão para o usuário {os.geteuid()}.*sudo.*--pasta PASTA$")):
+            said = m.explain_folder("meus filmes", OSError(code, os.strerror(code)))
+            self.assertRegex(said, "^a pasta 'meus filmes' não serve: " + words)
+
+
 class TestRawServerSession(RawServerTestCase):
     """Um cliente: a cópia, a conversa e os prazos dele."""
 
@@ -5942,6 +5979,41 @@ class TestRawServerServer(RawServerTestCase):
         self.assertEqual(len(server.sessions), 0)
         low = m.Frame(m.BROADCAST, b"c" * 6, m.HELLO, 0, 0, 1, m.LAYOUT[m.HELLO].pack(bytes(16), 10))
         self.assertRaises(m.ProtocolError, server.welcome, low, 1)
+
+    def test_input_that_cannot_be_read(self):
+        """L4: uma entrada que cai (um socket), ou que não quer esperar: o servidor segue, e com o que vier depois."""
+        self.film()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = socket.create_connection(listener.getsockname())
+            theirs, _ = listener.accept()
+        with ours:
+            server = self.serve(stdin=ours)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+            self.client("baixar", "filme.bin")
+            self.stop(server)
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        server = self.serve(stdin=read)
+        os.close(read)
+        with open(write, "wb", buffering=0) as keyboard:
+            keyboard.write(b"ola\n")
+            server.expect_error("ninguém na linha")
+            server_side = self.bare_server()
+            server_side.typed = bytearray()
+            with mock.patch("os.read", side_effect=BlockingIOError(errno.EAGAIN, "")):
+                self.assertTrue(server_side.read_terminal())  # quem a leu antes foi outro
+
+    def test_end_of_the_input_does_not_spin(self):
+        """O fim da entrada (cano fechado) deixa de se vigiar: parado, o servidor não gasta CPU."""
+        server = self.serve()
+        server.stdin.close()
+        self.client("listar")
+        meter = Meter(server)
+        before = meter.cpu()
+        for _ in range(3):
+            self.client("listar", "--servidor", "02:00:00:00:00:99", "--espera", "0.3", status=1)
+        self.assertLess(meter.cpu() - before, 0.3)
 
     def test_background_terminal_is_the_end_of_the_input(self):
         server = self.bare_server()
@@ -6161,6 +6233,57 @@ class TestRawServerLink(RawServerTestCase):
         self.lab.ip("link", "del", "x0")
         self.assertEqual(server.wait(), 1)
         self.assertRegex(server.errors(), "^raw_server.py: erro: a interface x0 sumiu[^\\n]*\\n$")
+
+    def test_one_server_for_each_interface(self):
+        """C7: o segundo servidor da mesma interface não sobe, e diz quem lá está; um que caiu não impede o seguinte."""
+        self.film()
+        first = self.serve(status=-signal.SIGKILL)
+        second = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=self.lab.prefix, ready=None, status=1)
+        self.assertEqual(second.wait(), 1)
+        self.assertRegex(second.errors(), f"^raw_server.py: erro: outro raw_server.py já serve em lo "
+                                          fr"\(processo {first.pid}\)[^\n]*sudo kill {first.pid}[^\n]*\n$")
+        if "b1" in self.lab.sockets:  # noutra interface não há disputa
+            self.serve(interface="a0")
+        first.kill()
+        first.wait()
+        self.serve()
+        self.client("baixar", "filme.bin")
+
+    def test_who_is_there_and_cannot_be_seen(self):
+        """C7: de outro contêiner, o processo não tem número aqui; quem já se foi, também não."""
+        m = self.server_module
+        self.assertNotIn("processo", m.explain_taken("lo", 0))
+        self.assertEqual(m.owner_of("\0ninguem-escuta-aqui"), 0)
+
+    def test_no_carrier(self):
+        """N15, F3: sem fio do outro lado, uma linha em stderr e a espera; quando ele volta, outra, e atende-se."""
+        if "b1" not in self.lab.sockets:
+            self.skipTest("sem pares veth aqui")
+        self.film()
+        self.lab.ip("link", "set", "a1", "down")
+        self.addCleanup(self.lab.ip, "link", "set", "a1", "up")
+        server = self.serve(interface="a0", constants={"CHECK_US": 50_000, "TIMEOUT_MAX_US": 50_000})
+        server.expect_error("^a0 está sem conexão: confira o cabo, ou a rede Wi-Fi. Espero...$")
+        self.lab.ip("link", "set", "a1", "up")
+        server.expect_error("^a0 tem conexão outra vez$")
+        self.lab.ip("link", "set", "a0", "down")
+        server.expect_error("^a0 foi desligada. Espero: sudo ip link set a0 up$")
+        self.lab.ip("link", "set", "a0", "up")
+        server.expect_error("(?s)outra vez.*outra vez")
+        with contextlib.suppress(OSError):  # o aviso de que a1 caiu
+            self.links[1].recv(1, socket.MSG_DONTWAIT)
+        self.relay()
+        self.client("b0", "baixar", "filme.bin")
+        self.assertEqual(server.errors().count("\n"), 4)
+
+    def test_too_small_for_a_frame(self):
+        """P6: um MTU em que nada cabe: os dois lados o dizem em uma linha, e o que fazer."""
+        self.addCleanup(self.lab.ip, "link", "set", "lo", "mtu", "65536")
+        for mtu in "24", "128":
+            self.lab.ip("link", "set", "lo", "mtu", mtu)
+            result = self.run_script("raw_server.py", "lo", "--pasta", self.videos, prefix=self.lab.prefix)
+            for result in result, self.client("listar", status=1):
+                self.assert_one_line_error(result, f"só cabem {mtu} bytes", "sudo ip link set lo mtu 1500")
 
     def test_mac_and_mtu_are_read_again(self):
         """L10: o MAC e o MTU que mudam com o servidor no ar: a resposta ao OLÁ seguinte já é com os novos."""
@@ -6464,6 +6587,26 @@ class TestRawClientPartial(RawClientTestCase):
                                       stdout=out, stderr=subprocess.PIPE, env=child_env(**env))
             self.assert_one_line_error(Result(done.returncode, b"", done.stderr.decode()), "tamanho permitido")
 
+    def test_disk_that_does_not_know_its_size(self):
+        """C9: um disco de 0 blocos (ramfs, FUSE) não sabe quanto cabe nele: isso não é 0."""
+        data = self.film()
+        self.serve()
+        disk = self.home / "disco"
+        disk.mkdir()
+        inside = ("unshare", "-m", "sh", "-c", 'mount -t ramfs disco disco && cd disco && exec "$@"', "sh")
+        there = ("sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(self.home))
+        if not can(*self.lab.prefix, *there, *inside, "true"):
+            self.skipTest("aqui não se monta um ramfs")
+        script = f"{shlex.quote(sys.executable)} {HERE / 'raw_client.py'} baixar filme.bin && cat filme.bin"
+        done = subprocess.run([*self.lab.prefix, *inside, "sh", "-c", script], cwd=self.home, env=child_env(),
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=WATCHDOG_S)
+        self.assertEqual((done.returncode, done.stdout == data), (0, True), done.stderr.decode())
+        m = self.client_module
+        for blocks, free, wanted in ((0, 0, m.NO_LIMIT), (9, 0, 0), (9, 2, 8192), (9, 2**64 - 1, m.NO_LIMIT)):
+            disk = types.SimpleNamespace(f_blocks=blocks, f_bavail=free, f_frsize=4096)
+            with mock.patch("os.fstatvfs", return_value=disk):
+                self.assertEqual(m.Partial.free(mock.Mock(fd=0)), wanted)
+
     def test_long_names(self):
         """P6: o bilhete do parcial é o nome mais comprido dos três; o que não cabe é dito antes de pedir um byte."""
         self.film("n" * 245)
@@ -6677,7 +6820,30 @@ class TestRawClientClient(RawClientTestCase):
             done = subprocess.run([*self.lab.prefix, sys.executable, str(HERE / "raw_client.py"), "mensagem"],
                                   stdin=ours, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=child_env(),
                                   timeout=WATCHDOG_S)
-        self.assert_one_line_error(Result(done.returncode, done.stdout, done.stderr.decode()), "RST")
+        self.assert_one_line_error(Result(done.returncode, done.stdout, done.stderr.decode()), "entrada padrão", "RST")
+
+    def test_input_that_does_not_want_to_wait(self):
+        """L4: um cano, ou um terminal, que outro programa deixou O_NONBLOCK: espera-se por ele como pelos outros."""
+        self.film()
+        server = self.serve()
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        client = self.spawn_client("mensagem", status=0, stdin=read)
+        os.close(read)
+        with open(write, "wb", buffering=0) as keyboard:
+            keyboard.write(b"oi\n")
+            server.expect("diz: oi$")
+        self.assertEqual(client.wait(), 0)
+        master, terminal = os.openpty()
+        self.addCleanup(os.close, master)
+        os.set_blocking(terminal, False)
+        client = self.spawn_client("menu", status=0, stdin=terminal)
+        os.close(terminal)
+        client.expect("sair > ")
+        os.write(master, b"x\n")
+        client.expect_error("não entendi")
+        os.write(master, b"s\n")
+        self.assertEqual(client.wait(), 0)
 
     def test_interface_is_read_again(self):
         """L10: outro MAC, ou outro MTU, no meio do caminho: o OLÁ seguinte já sai com ele."""
@@ -6924,7 +7090,6 @@ class TestRawClientProgress(RawClientTestCase):
 
     def test_words_in_the_wrong_place(self):
         """N14: o comando antes da interface, uma palavra a mais: dito, com a ordem certa pronta para digitar."""
-        import shlex
         m = self.client_module
         for words, right in ((["listar", "eth0"], "./raw_client.py eth0 listar"),
                              (["baixar", "um filme", "eth0"], "./raw_client.py eth0 baixar 'um filme'"),
