@@ -455,7 +455,7 @@ def recognize(lines: list) -> str:
 class Seat:
     """O que a sala guarda de cada cliente."""
 
-    __slots__ = ("telnet", "lines", "opening", "dialect", "irc")
+    __slots__ = ("telnet", "lines", "opening", "dialect", "irc", "listed")
 
     def __init__(self, dialect):
         self.telnet = Telnet()
@@ -463,8 +463,10 @@ class Seat:
         # As primeiras linhas, enquanto não dizem que dialeto ele fala; depois, None.
         self.opening = []
         self.dialect = dialect
-        # Em que pé está a apresentação de quem fala IRC.
+        # De quem fala IRC: em que pé está a apresentação, e quantos nomes já se lhe listaram na
+        # leitura em curso.
         self.irc = None
+        self.listed = 0
 
 
 class Lines:
@@ -516,6 +518,7 @@ class Chat(Service):
     def on_data(self, client, data):
         with self.lock:
             seat = client.session
+            seat.listed = 0
             deadline = client.deadline
             try:
                 data, answer = seat.telnet.feed(data)
@@ -859,8 +862,9 @@ class Client:
 CHUNK = 512 * 1024
 # A primeira: cada leitura aloca, e até uns 470 bytes sem malloc(). Dobra para quem a enche.
 FIRST_CHUNK = 256
-# Numa sala, quem cola mil linhas fala aos poucos, e os outros também são ouvidos.
-SHARED_CHUNK = 4 * 1024
+# Numa sala, quem cola mil linhas fala aos poucos, e os outros também são ouvidos: é o que cada um
+# pode dizer por vez.
+SHARED_CHUNK = 1024
 # O que um cliente pode deixar de ler antes de ser desligado, em bytes: ao menos uma leitura.
 OUTBOX_BYTES = CHUNK
 # Numa sala, o que se junta para um membro antes de enviar sem esperar pelos outros, em bytes.
@@ -1693,6 +1697,9 @@ TOPIC = "a mesma sala de nc, telnet e ./cliente.py; quem está nela: /names"
 # robôs feitos com a biblioteca irc, do Python.
 IRC_LIMITS = (f"CHANTYPES=# CHANLIMIT=#:1 CHANNELLEN={len(CHANNEL)} PREFIX=(ov)@+ "
               f"NICKLEN={NICK_LIMIT} CASEMAPPING=ascii MAXTARGETS=1 NETWORK=sala")
+# Nomes que se listam, numa leitura, a quem pede; aos pedidos colados que passam disso responde-se
+# 263: mil WHO, numa sala de mil, fariam todos esperar 5 s.
+LISTED_NAMES = 1000
 # O que se pode pedir antes de se apresentar; o resto é 451.
 BEFORE_ENTERING = ("CAP", "NICK", "USER", "PASS", "PING", "PONG", "QUIT")
 # Quantas palavras pede cada comando; menos do que isso é 461.
@@ -1714,6 +1721,7 @@ IRC_REPLIES = {
     1: "esta é a sala, e o seu programa a mostra como um canal",
     2: "quem a serve é servidor.py",
     3: "ela não guarda o que se diz",
+    263: "espere um pouco, e peça outra vez",
     315: "é o fim da lista",
     318: "é só o que se sabe",
     321: "gente",
@@ -1844,15 +1852,15 @@ class Irc:
         """353, em quantas linhas couber, e 366."""
         prefix = f":sala 353 {nick} = {CHANNEL} :"
         room = IRC_LINE - 2 - len(prefix.encode())
-        lines = []
-        row = ""
+        rows = [[]]
+        size = 0
         for name in self.room.who():
-            longer = f"{row} {name}".strip()
-            if len(longer.encode()) > room:
-                lines.append(irc_line(prefix + row))
-                longer = name
-            row = longer
-        lines.append(irc_line(prefix + row))
+            size += len(name.encode()) + 1
+            if size > room:
+                rows.append([])
+                size = len(name.encode()) + 1
+            rows[-1].append(name)
+        lines = [irc_line(prefix + " ".join(row)) for row in rows]
         lines.append(irc_line(f":sala 366 {nick} {CHANNEL} :é o fim da lista"))
         return b"".join(lines)
 
@@ -2046,20 +2054,39 @@ class Irc:
         else:
             refuse(client, 401, to)
 
+    def may_list(self, client, command):
+        """Cabe nesta leitura mais uma lista de quem está? 263 se não."""
+        seat = client.session
+        if seat.listed >= LISTED_NAMES:
+            self.reply(client, 263, command)
+            return False
+        seat.listed += len(self.room.nicks)
+        return True
+
     def do_names(self, client, params):
         nick = self.nick_of(client)
-        if not params or params[0].lower() == CHANNEL:
-            client.send(self.list_names(nick))
-        else:
+        if params and params[0].lower() != CHANNEL:
             self.reply(client, 366, params[0])
+        elif self.may_list(client, "NAMES"):
+            client.send(self.list_names(nick))
 
     def do_who(self, client, params):
         """Quem está, um por linha; ou um só."""
         mask = "".join(params[:1]) or CHANNEL
-        everyone = mask.lower() in (CHANNEL, "*")
-        for name in self.room.who():
-            if everyone or nick_key(mask) == nick_key(name):
-                self.tell(client, "352", f"{CHANNEL} {name} sala sala {name} H :0 {name}")
+        found = []
+        if mask.lower() in (CHANNEL, "*"):
+            if not self.may_list(client, "WHO"):
+                return
+            found = self.room.who()
+        elif nick_key(mask) in self.room.members:
+            found = [self.room.nicks[self.room.members[nick_key(mask)]]]
+        asker = self.nick_of(client)
+        lines = []
+        for name in found:
+            shown = f"{CHANNEL} {name} sala sala {name} H :0 {name}"
+            lines.append(irc_line(f":sala 352 {asker} {shown}"))
+        if lines:
+            client.send(b"".join(lines))
         self.reply(client, 315, mask)
 
     def do_whois(self, client, params):

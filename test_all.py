@@ -502,6 +502,22 @@ class ServerTestCase(ScriptTestCase):
             conn.expect(f"agora você é {nick}\n")
         return conn
 
+    def newcomer(self, chat):
+        """Um cliente de mentira que acaba de chegar: o que ouve fica em `heard`."""
+        client = mock.Mock(closing=False, heard=b"")
+        client.is_late = functools.partial(self.servidor.Client.is_late, client)
+
+        def send(data):
+            client.heard += data
+
+        def hang_up(last):
+            client.heard += last
+            client.closing = True
+
+        client.send, client.hang_up = send, hang_up
+        chat.on_connect(client)
+        return client
+
     def serve_with(self, service, *args, **options):
         """Uma cópia do servidor em que o eco é este serviço (o código de uma classe Echo)."""
         source = (HERE / "servidor.py").read_text(encoding="utf-8")
@@ -1003,22 +1019,6 @@ class TestServidorChat(ChatTests, ServerTestCase):
         self.assertEqual([members for members, _ in room.rename(ana, "eva")], [[ana, bia]])
         self.assertEqual(room.whisper(bia, "eva", "psiu")[0][0], [ana, bia])
         self.assertEqual(room.whisper(bia, "bia", "psiu")[0][0], [bia])
-
-    def newcomer(self, chat):
-        """Um cliente de mentira que acaba de chegar: o que ouve fica em `heard`."""
-        client = mock.Mock(closing=False, heard=b"")
-        client.is_late = functools.partial(self.servidor.Client.is_late, client)
-
-        def send(data):
-            client.heard += data
-
-        def hang_up(last):
-            client.heard += last
-            client.closing = True
-
-        client.send, client.hang_up = send, hang_up
-        chat.on_connect(client)
-        return client
 
     def test_chat_deadlines_of_a_newcomer(self):
         """S1: bytes não adiam a saudação; a linha começada ganha o seu prazo; e quem falou a tempo não é expulso."""
@@ -2137,6 +2137,26 @@ class IrcTests:
         self.assertLessEqual(max(map(len, lines)), 510)
         names = [name for line in lines[:-1] for name in line.decode().split(" :", 1)[1].split()]
         self.assertEqual(names, room.who())
+
+    def test_pasted_lists(self):
+        """Mil pedidos de lista numa leitura não param a sala: o limite é em nomes, e os que passam dele são 263."""
+        chat = self.servidor.Chat()
+        chat.say = lambda text: None
+        for number in range(300):
+            chat.room.enter(mock.Mock(closing=True), f"pessoa{number}")
+        ana = self.newcomer(chat)
+        chat.on_data(ana, b"NICK ana\r\nUSER a 0 * :a\r\n")
+        limit = self.servidor.LISTED_NAMES
+        for request, entry in (("WHO", rb":sala 352 "), ("NAMES", rb"pessoa\d")):
+            ana.heard = b""
+            chat.on_data(ana, f"{request}\r\n".encode() * 100)
+            self.assertIn(f":sala 263 ana {request} :".encode(), ana.heard)
+            self.assertIn(len(re.findall(entry, ana.heard)), range(limit - 300, limit + 302))
+            ana.heard = b""
+            chat.on_data(ana, f"{request}\r\nWHO pessoa7\r\n".encode())
+            self.assertGreater(len(re.findall(entry, ana.heard)), 299)
+            self.assertIn(b":sala 352 ana #sala pessoa7 sala sala pessoa7 H :0 pessoa7\r\n:sala 315 ", ana.heard)
+            self.assertNotIn(b" 263 ", ana.heard)
 
     def test_line_too_long(self):
         ana = self.enter(self.serve("--modo", "chat"))
