@@ -894,7 +894,9 @@ class Progress:
     def close(self):
         """Apaga a barra: a linha é de quem vier depois."""
         if self.shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            # Num terminal parado (Ctrl+S), ela fica lá: o fim do programa não espera por ele.
+            with last_words():
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def human(size):
@@ -968,8 +970,9 @@ def download(client, args):
             # Do arquivo: entre o pwrite() e a nossa conta dele também cabe um Ctrl+C.
             kept = os.fstat(sink.fd).st_size
             if kept:
-                print(f"\n{human(kept)} em {sink.path}: o mesmo comando continua dali",
-                      file=sys.stderr)
+                with last_words():
+                    print(f"\n{human(kept)} em {sink.path}: o mesmo comando continua dali",
+                          file=sys.stderr)
             raise
         if digest != sink.hash.digest():
             sink.discard()

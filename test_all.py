@@ -7139,6 +7139,55 @@ class TestRawClientProgress(RawClientTestCase):
                 self.assertEqual(own in command.format_help(), command.prog.endswith(name))
 
 
+    def stop_screen(self, child):
+        """Ctrl+S no terminal do filho, até o kernel dizer que ele não aceita mais nada."""
+        terminal = os.open(f"/proc/{child.pid}/fd/0", os.O_RDWR | os.O_NOCTTY)
+        self.addCleanup(os.close, terminal)
+        deadline = time.monotonic() + WATCHDOG_S
+        while select.select([], [terminal], [], 0)[1]:
+            self.assertLess(time.monotonic(), deadline, "o terminal não parou")
+            child.type("\x13")
+            time.sleep(0.01)
+
+    def test_stopped_terminal(self):
+        """P4: um terminal parado (Ctrl+S) não prende quem recebe um SIGTERM, em nenhum comando."""
+        with open(self.videos / "filme.bin", "wb") as film:
+            film.truncate(4 << 30)
+        for words, tty, last in ((["listar"], True, "-> FIM"), (["menu"], True, "-> FIM"),
+                                 (["medir", "0.1"], True, "(?s)-> ABRE.*-> ABRE"), (["mensagem"], True, "<- FALA"),
+                                 (["baixar", "filme.bin", "-o", "x"], "all", None)):
+            with self.subTest(words):
+                # Antes do servidor: o terminal para antes da primeira linha.
+                client = self.spawn_client("--espera", "30", *["--verbose"][:tty is True], *words, tty=tty, status=130)
+                if tty == "all":
+                    client.expect("espero um servidor")
+                else:
+                    client.expect_error("espero um servidor")
+                self.stop_screen(client)
+                server = self.serve(tty=True)
+                if last:
+                    client.expect_error(last)
+                else:
+                    partial = self.home / "x.parcial"
+                    self.until(lambda: partial.exists() and partial.stat().st_size > 0, "o parcial cresce")
+                if words == ["mensagem"]:
+                    client.type("oi\n")
+                    server.expect("diz: oi")
+                    server.type("resposta\n")
+                    client.expect_error("<- FALA.*resposta")
+                self.until(lambda: self.asleep(client), "a escrita que não acaba")
+                client.kill(signal.SIGTERM)
+                self.assertEqual(client.wait(), 130)
+                self.stop(server)
+
+    @staticmethod
+    def asleep(child):
+        """O filho dorme, e não num poll()? (Onde o kernel não diz em quê, basta que durma.)"""
+        proc = pathlib.Path(f"/proc/{child.pid}")
+        return (proc / "stat").read_text().rpartition(")")[2].split()[0] == "S" \
+            and "poll" not in (proc / "wchan").read_text()
+
+
 class TestRawClientIndexFirst(RawClientTestCase):
     """Tocar enquanto chega."""
 
