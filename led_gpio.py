@@ -3240,8 +3240,9 @@ def escape(text: str) -> str:
 def reason(error: OSError) -> str:
     """Por que não deu certo, como o sistema o diz; em português, se é dos casos de todo dia."""
     # Outros (ssl, socket.gaierror) usam os mesmos números para outras coisas: vale o que traz a
-    # frase do sistema.
-    if error.errno in TROUBLES and error.strerror == os.strerror(error.errno):
+    # frase do sistema. De um cano que não espera, o print() diz a sua.
+    own_words = isinstance(error, BlockingIOError)
+    if error.errno in TROUBLES and (own_words or error.strerror == os.strerror(error.errno)):
         return TROUBLES[error.errno]
     return error.strerror or str(error)
 

@@ -10179,6 +10179,15 @@ class TestTodos(ScriptTestCase):
                     child = self.spawn(script, "--version", ready=None, stdout=full, env=env, status=1)
                     child.wait()
                 self.assertEqual(child.errors(), f"{script}: erro: não há mais espaço no disco\n")
+            # Um cano que não espera (O_NONBLOCK), e cheio.
+            read, write = os.pipe()
+            self.addCleanup(os.close, read)
+            fill_pipe(write)
+            os.set_blocking(write, False)
+            child = self.spawn(script, "--help", ready=None, stdout=write, env=env, status=1)
+            child.wait()
+            os.close(write)
+            self.assertRegex(child.errors(), rf"\A{script}: erro: não quer esperar.*\n\Z")
 
     # Roda o script com outra ação: deixa algo por escrever na saída, e acaba como o argumento manda.
     UNREAD = """
@@ -10284,7 +10293,7 @@ sys.exit(script.run(script.Parser, action, []))
         self.assertNotRegex(source, r"(?m)^\s*(from (time|datetime) import|import .*\bdatetime\b)")
 
 
-class TestREADME(unittest.TestCase):
+class TestREADME(ScriptTestCase):
     """O que o README manda digitar existe: os scripts, as opções, o exemplo de serviço."""
 
     def setUp(self):
@@ -10378,8 +10387,85 @@ class TestREADME(unittest.TestCase):
         self.assertEqual(set(links) - set(anchors), set())
         self.assertGreater(len(links), 20)
 
+    def test_recipes_are_shell(self):
+        """N19: o que se manda digitar é o que o shell entende, como está; numa tabela, um | sairia com uma barra."""
+        if not shutil.which("sh"):
+            self.skipTest("sem sh")
+        recipes = 0
+        for block in re.findall(r"(?ms)^```console\n(.*?)^```", self.text):
+            # Uma linha que começa por $ segue enquanto lhe falte uma aspa, um "done", a linha depois da barra.
+            for command in re.findall(r"(?m)^\$ ((?:.*\n)(?:(?!\$ |#|\n).*\n)*)", block):
+                lines = command.splitlines()
+                checked = [subprocess.run(["sh", "-n", "-c", "\n".join(lines[:count])], stderr=subprocess.PIPE)
+                           for count in range(1, len(lines) + 1)]
+                self.assertIn(0, [done.returncode for done in checked], f"{command}{checked[0].stderr.decode()}")
+                recipes += 1
+        self.assertGreater(recipes, 50)
+        self.assertNotRegex(self.text, r"(?m)^\|.*`[^`]*\\\|[^`]*`")
+
+    # Como se chama cada netcat e cada telnet, quando há vários na mesma máquina.
+    NETCATS = "nc", "nc.openbsd", "nc.traditional", "ncat", "busybox nc"
+    UDP_NETCATS = "nc.openbsd", "nc.traditional"
+    TELNETS = "telnet", "inetutils-telnet", "telnet-ssl", "busybox telnet"
+
+    def has(self, name):
+        if name.startswith("busybox "):
+            return can("sh", "-c", f"busybox --list | grep -qx {name.split()[1]}")
+        return bool(shutil.which(name))
+
+    def answer(self, recipe, port):
+        """O que mostra, e por si acaba, uma receita de `echo oi | ...` rodada nesta porta."""
+        done = subprocess.run(["sh", "-c", recipe.replace("5050", str(port))], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=WATCHDOG_S)
+        return done.stdout
+
+    def test_netcats(self):
+        """P8: a receita de `nc` do README responde e volta, com cada netcat que aqui houver."""
+        found = list(filter(self.has, self.NETCATS))
+        if not found:
+            self.skipTest("sem nenhum netcat")
+        recipe = re.search(r"(?m)^\$ (echo oi \| nc -w 1 127\.0\.0\.1 5050)$", self.text)[1]
+        servers = {script: self.spawn(script, "127.0.0.1", 0) for script in ("servidor.py", "servidor_udp.py")}
+        for name in found:
+            for script, option in (("servidor.py", ""), ("servidor_udp.py", " -u")):
+                if option and name not in self.UDP_NETCATS:
+                    continue
+                command = recipe.replace("nc", name + option)
+                # Numa máquina lenta, o segundo de -w pode acabar antes da resposta: então se repete.
+                with self.subTest(command):
+                    self.until(lambda: b"oi" in self.answer(command, servers[script].port), "a resposta")
+
+    def test_telnets(self):
+        """P8: de um cano, o `telnet` só mostra a resposta se a entrada não acabou: é o que faz o `sleep` da receita."""
+        found = list(filter(self.has, self.TELNETS))
+        if not found:
+            self.skipTest("sem nenhum telnet")
+        self.assertIn("\n$ (echo oi; sleep 1) | telnet 127.0.0.1 5050\n", self.text)
+        server = self.spawn("servidor.py", "127.0.0.1", 0)
+        for name in found:
+            with self.subTest(name), subprocess.Popen([*name.split(), "127.0.0.1", str(server.port)],
+                                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                                      stderr=subprocess.STDOUT, bufsize=0) as child:
+                self.addCleanup(child.kill)
+                output = Output(child.stdout.fileno())
+                child.stdin.write(b"oi\n")
+                self.assertTrue(output.expect(r"(?m)^oi\r?$"), output.data)
+                child.stdin.close()
+                child.wait(WATCHDOG_S)
+                output.thread.join(WATCHDOG_S)
+
+    def test_license(self):
+        """N19: a licença inteira, no fim."""
+        self.assertRegex(self.text, r"(?s)\n## Licença\n\nMIT.*\nPermission is hereby granted.*\nSOFTWARE\.\n```\n\Z")
+
+    def test_the_player_that_works_as_root(self):
+        """N20: dentro de unshare -rn o VLC se recusa: o README diz que tocador serve ali, e como o VLC serve."""
+        lab = self.text.split("\n### Sem sudo, e sem segunda máquina\n")[1].split("\n### ")[0]
+        self.assertIn("`mpv` e `ffplay` não se importam; o VLC se\nrecusa", lab)
+        self.assertIn('--player "unshare -U cvlc', lab)
+
     def test_fits_80_columns(self):
-        """Lê-se num terminal, com less: tudo cabe em 80 colunas, menos as tabelas, que não se dobram à mão."""
+        """N19: lê-se num terminal, com less: tudo cabe em 80 colunas, menos as tabelas, que não se dobram à mão."""
         for line in self.text.splitlines():
             if not line.startswith("| "):
                 self.assertLessEqual(len(line.expandtabs()), 80, line)
