@@ -988,7 +988,7 @@ class Session:
         while budget > 0:
             taken = sender.take(now, budget)
             if taken is None:
-                return sender.next_time(now)
+                return sender.due
             first, count = taken
             self.send_blocks(first, count, now)
             # O hash vai logo atrás do último bloco: uma volta a menos no fim.
