@@ -270,6 +270,10 @@ ROOM_HELP = """\
 """
 
 
+# O nome de quem ainda não escolheu um.
+VISITOR = re.compile("visitante([1-9][0-9]*)")
+
+
 class ProtocolError(ValueError):
     """O outro lado não respeitou o protocolo; a mensagem é a que se envia a ele."""
 
@@ -305,12 +309,16 @@ class Room:
         self.nicks = {}
         # O que se compara de um apelido (nick_key) -> membro.
         self.members = {}
+        # Abaixo deste, todos os números de visitante estão em uso: procurar sempre desde o 1, com
+        # nove mil na sala, levaria milissegundos.
+        self.first_free = 1
 
     def enter(self, member, nick=None):
         """Chega um membro; sem apelido, é um visitante com número."""
         if nick is None:
-            numbered = map("visitante{}".format, range(1, len(self.nicks) + 2))
-            nick = next(name for name in numbered if name not in self.members)
+            while f"visitante{self.first_free}" in self.members:
+                self.first_free += 1
+            nick = f"visitante{self.first_free}"
         self.check(member, nick)
         others = list(self.nicks)
         self.nicks[member] = nick
@@ -319,13 +327,13 @@ class Room:
 
     def leave(self, member):
         nick = self.nicks.pop(member)
-        del self.members[nick_key(nick)]
+        self.free(nick)
         return [(list(self.nicks), Event("left", nick))]
 
     def rename(self, member, wanted):
         self.check(member, wanted)
         nick = self.nicks[member]
-        del self.members[nick_key(nick)]
+        self.free(nick)
         self.members[nick_key(wanted)] = member
         self.nicks[member] = wanted
         told = [(self.hearers(member), Event("renamed", nick, wanted))]
@@ -360,6 +368,14 @@ class Room:
             raise ProtocolError(fault)
         if self.members.get(nick_key(nick), member) != member:
             raise ProtocolError(f"{nick} já está na sala; escolha outro apelido")
+
+    def free(self, nick):
+        """O apelido já é de quem o quiser."""
+        key = nick_key(nick)
+        del self.members[key]
+        visitor = VISITOR.fullmatch(key)
+        if visitor:
+            self.first_free = min(self.first_free, int(visitor[1]))
 
     def hearers(self, member):
         members = list(self.nicks)

@@ -1010,6 +1010,29 @@ class TestServidorChat(ChatTests, ServerTestCase):
         self.assertEqual(room.leave(2), [([1, 3], Event("left", "bia"))])
         room.enter(4, "bia")
 
+    def test_room_numbers_of_visitors(self):
+        """O menor número livre, e sem procurar outra vez por todos os que estão na sala."""
+        looked = []
+
+        class Members(dict):
+            def __contains__(self, key):
+                looked.append(key)
+                return super().__contains__(key)
+
+        room = self.servidor.Room()
+        room.members = Members()
+        for member in range(2000):
+            self.assertEqual(room.enter(member)[0][1].nick, f"visitante{member + 1}")
+        self.assertLess(len(looked), 3 * 2000)
+        room.leave(1500)
+        room.rename(700, "ana")
+        room.enter("x", "visitante701")
+        for member, nick in ((1500, "visitante1501"), (3000, "visitante2001")):
+            self.assertEqual(room.enter(member)[0][1].nick, nick)
+        room.rename("x", "visitante0")
+        for nick in ("visitante701", "visitante2002"):
+            self.assertEqual(room.enter(nick)[0][1].nick, nick)
+
     def test_room_with_echo(self):
         """Em UDP, quem fala também se ouve: só isto lhe mostra que a linha chegou. O membro é o endereço."""
         room, ana, bia = self.servidor.Room(echo=True), ("127.0.0.1", 1), ("127.0.0.1", 2)
