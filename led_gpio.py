@@ -117,10 +117,10 @@ def split_lines(data: bytes) -> tuple:
 def understand(line: bytes) -> Order:
     """b"led  on" é LED ON; b"led  o" ainda não é nada, e pode vir a ser."""
     text = " ".join(line.decode("ascii", "replace").upper().split())
-    may_grow = any(command.startswith(text) and command != text for command in COMMANDS)
     if text in COMMANDS:
-        return Order(text, may_grow)
-    return Order(None, may_grow)
+        # Nenhum comando é o começo de outro.
+        return Order(text, False)
+    return Order(None, any(command.startswith(text) for command in COMMANDS))
 
 
 def dialect(start: bytes) -> str:
@@ -1077,16 +1077,24 @@ COURIER_S = 1
 
 # Começo do registro com que o TLS recusa o que não entende: alerta, versão 3.x (RFC 8446, 5.1).
 TLS_ALERT = b"\x15\x03"
-# Por que um certificado não serve, pelos números do OpenSSL (X509_V_ERR_...).
+# Por que um certificado não serve (certificate verify failed), e o que fazer, pelos números do
+# OpenSSL (X509_V_ERR_...). {ca} é a opção que diz em quem se confia.
 BAD_CERTIFICATES = {
-    9: "ainda não vale: confira o relógio",
-    10: "venceu",
-    18: "é assinado por ele mesmo, e não está em --ca",
-    19: "vem de uma autoridade que não está em --ca",
-    20: "vem de uma autoridade que não está em --ca",
-    62: "é de outro nome",
-    64: "é de outro endereço",
+    9: "ainda não vale. Confira o relógio desta máquina: date",
+    10: "venceu. Lá é preciso um novo; ou confira o relógio desta máquina: date",
+    18: "é assinado por ele mesmo, e não está em {ca}",
+    19: "vem de uma autoridade que não está em {ca}",
+    20: "vem de uma autoridade que não está em {ca}",
+    62: "é de outro nome: use um dos que ele traz",
+    64: "é de outro endereço: use um dos que ele traz, ou um nome",
 }
+
+
+def explain_certificate(error, where, option):
+    """Por que não se confia em quem está em where; option: a de dizer em quem confiar."""
+    unknown = f"não serve ({error.verify_message}). Confira o endereço e {{ca}}"
+    why = BAD_CERTIFICATES.get(error.verify_code, unknown)
+    return f"o certificado de {where} {why.replace('{ca}', option)}"
 
 
 class Button:
@@ -1274,9 +1282,7 @@ class Conversation:
             return (f"{self.where} não respondeu: endereço errado, firewall, "
                     "ou --tls ou senha de um lado só?")
         if ssl and isinstance(error, ssl.SSLCertVerificationError):
-            why = BAD_CERTIFICATES.get(error.verify_code, error.verify_message)
-            return (f"o certificado de {self.where} {why} (certificate verify failed). "
-                    "Confira o endereço e --ca")
+            return explain_certificate(error, self.where, "--ca")
         if ssl and isinstance(error, ssl.SSLError):
             return (f"não foi possível falar com {self.where}: {error.reason or error}. "
                     "Lá também é TLS? E pede certificado (--certificado)?")
@@ -2342,13 +2348,21 @@ class Mqtt:
         if isinstance(error, socket.timeout):
             return f"o broker em {self.where} não responde"
         if ssl and isinstance(error, ssl.SSLCertVerificationError):
-            why = BAD_CERTIFICATES.get(error.verify_code, error.verify_message)
-            return f"o certificado de {self.where} {why}. Confira o endereço e --mqtt-ca"
-        if ssl and isinstance(error, ssl.SSLError):
-            return f"sem TLS com {self.where}: {error.reason or error}. Lá é a porta do TLS?"
+            return explain_certificate(error, self.where, "--mqtt-ca")
         if self.welcome:
             return f"o broker em {self.where} desligou. Outro com o nome {self.name}? --nome OUTRO"
-        return f"{self.where} desligou sem responder: {reason(error)}"
+        if ssl and isinstance(error, ssl.SSLError):
+            return self.explain_tls(error)
+        advice = "Lá não é TLS? Sem --mqtt-ca" if self.tls else "Lá é TLS? --mqtt-ca ARQUIVO"
+        return f"{self.where} desligou sem responder: {reason(error)}. {advice}"
+
+    def explain_tls(self, error):
+        """O TLS não se acertou. No 1.3, o certificado que nos falta só se nota na leitura."""
+        if "CERTIFICATE_REQUIRED" in (error.reason or ""):
+            return f"{self.where} pede um certificado nosso, e só sabemos usuário e senha"
+        if isinstance(error, ssl.SSLEOFError):
+            return f"{self.where} cortou o TLS sem uma palavra. Pede um certificado nosso, talvez"
+        return f"sem TLS com {self.where}: {error.reason or error}. Lá é a porta do TLS?"
 
     def converse(self):
         """Uma ligação, do começo ao fim; só volta sem erro no fim do programa."""
@@ -2376,12 +2390,22 @@ class Mqtt:
         return f"led_gpio/{self.name}/{name}"
 
     def shell(self, program):
-        """O começo do comando que fala com este mesmo broker."""
-        if self.host not in ("localhost", "127.0.0.1"):
-            program += f" -h {self.host}"
+        """O começo do comando que fala com este mesmo broker, próprio para digitar."""
+        words = [program]
+        # Por TLS, o nome tem de ser o do certificado.
+        if self.tls or self.host not in ("localhost", "127.0.0.1"):
+            words += ["-h", self.host]
         if self.port != MQTT_PORT:
-            program += f" -p {self.port}"
-        return program
+            words += ["-p", str(self.port)]
+        if self.tls:
+            words += ["--cafile", self.args.mqtt_ca]
+        if self.args.mqtt_usuario:
+            words += ["-u", self.args.mqtt_usuario]
+        command = shlex.join(words)
+        if self.password:
+            # Lida do arquivo: numa linha que se mostra, não vai senha nenhuma.
+            command += f' -P "$(cat {shlex.quote(self.args.mqtt_senha_arquivo)})"'
+        return command
 
     def send(self, data):
         """Tudo, ou socket.timeout: quem não lê não prende esta thread."""

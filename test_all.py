@@ -8806,10 +8806,11 @@ class TestLedGpioConversation(LedTestCase):
             self.assertIn(words, text)
             self.assertNotIn("TLS", text)
         bad = ssl.SSLCertVerificationError("x")
-        for code, words in ((62, "é de outro nome"), (64, "é de outro endereço"), (10, "venceu"),
-                            (99, "strange thing")):
+        for code, words in ((62, "é de outro nome: use"), (64, "é de outro endereço: use"), (10, "venceu. .* date"),
+                            (9, "ainda não vale. .* date"), (18, "é assinado por ele mesmo, .* em --ca$"),
+                            (20, "vem de uma autoridade .* em --ca$"), (99, r"não serve \(strange thing\). .*--ca$")):
             bad.verify_code, bad.verify_message = code, "strange thing"
-            self.assertRegex(explain(bad), f"o certificado de 192.0.2.9 porta 5555 {words} .*--ca")
+            self.assertRegex(explain(bad), f"^o certificado de 192.0.2.9 porta 5555 {words}")
 
     def test_tls_there_and_not_here(self):
         """N16: o servidor só fala TLS, e recusa com um alerta: é isso que se diz, e não bytes estranhos."""
@@ -8930,7 +8931,7 @@ class TestLedGpioSecret(LedTestCase):
         ours = ("--certificado", cert, "--chave", key)
         run = functools.partial(self.run_script, "led_gpio.py", "enviar", "LED", "ON", "127.0.0.1", server.port)
         self.assertEqual(run("--tls", "--ca", cert, *ours, status=0).text, "OK LED ON\n")
-        self.assert_one_line_error(run("--tls", *ours), "certificate verify failed", "--ca")
+        self.assert_one_line_error(run("--tls", *ours), "é assinado por ele mesmo, e não está em --ca")
         self.assertEqual(run("--tls", "--sem-verificar", *ours, status=0).text, "OK LED ON\n")
         self.assertEqual(run("--tls", "--ca", cert).status, 1, "sem certificado de cliente")
         plain.expect_eof()
@@ -9798,7 +9799,37 @@ class TestLedGpioMqtt(LedTestCase):
         with contextlib.suppress(OSError):
             context.wrap_socket(sock, server_side=True).close()
         sock.close()
-        child.expect_error("mqtt: o certificado de 127.0.0.1 porta .* Confira o endereço e --mqtt-ca")
+        child.expect_error("mqtt: o certificado de 127.0.0.1 porta .*, e não está em --mqtt-ca; nova tentativa")
+
+    def test_tls_on_one_side_only(self):
+        """Quem não fala TLS desliga sem uma palavra, e quem fala também: cada lado ouve o que tentar."""
+        for options, words in (((), "Lá é TLS[?] --mqtt-ca ARQUIVO"),
+                               (("--mqtt-ca", self.pem()), "Lá não é TLS[?] Sem --mqtt-ca")):
+            self.broker = FakeBroker(self)
+            child = self.start(*options)
+            sock = self.broker.listener.accept()[0]
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            child.expect_error(f"mqtt: 127.0.0.1 porta .* desligou sem responder: .*[.] {words}; nova tentativa")
+            self.stop(child)
+
+    def test_broker_that_wants_our_certificate(self):
+        """Armadilha 13: no TLS 1.3 o aperto de mão dá certo, e só a primeira leitura diz que não nos querem."""
+        error = ssl.SSLError(1, "x")
+        error.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+        link = self.mqtt()
+        self.assertIn("pede um certificado nosso, e só sabemos usuário e senha", link.explain(error))
+        self.assertRegex(link.explain(ssl.SSLEOFError(8, "EOF occurred")), "cortou o TLS sem uma palavra[.] Pede")
+        error.reason = None
+        self.assertRegex(link.explain(error), "^sem TLS com 127.0.0.1 porta 1: .* Lá é a porta do TLS[?]$")
+
+    def test_the_command_shown_reaches_this_broker(self):
+        """N13: o que se mostra para digitar traz a máquina, a porta, a autoridade e o usuário; a senha, não."""
+        self.assertEqual(self.mqtt().shell("mosquitto_sub"), "mosquitto_sub -p 1")
+        secret = self.secret("abc")
+        link = self.mqtt("--mqtt-ca", self.pem(), "--mqtt-usuario", "zé; ls", "--mqtt-senha-arquivo", secret)
+        self.assertEqual(link.shell("mosquitto_sub"), f"mosquitto_sub -h 127.0.0.1 -p 1 --cafile {link.args.mqtt_ca} "
+                         f"-u 'zé; ls' -P \"$(cat {secret})\"")
 
     def test_silent_permissions(self):
         """Armadilha 14: o mosquitto confirma o que a ACL dele joga fora; só o que não volta o denuncia."""
