@@ -2358,10 +2358,10 @@ class Mqtt:
 
     def explain_tls(self, error):
         """O TLS não se acertou. No 1.3, o certificado que nos falta só se nota na leitura."""
-        if "CERTIFICATE_REQUIRED" in (error.reason or ""):
-            return f"{self.where} pede um certificado nosso, e só sabemos usuário e senha"
         if isinstance(error, ssl.SSLEOFError):
             return f"{self.where} cortou o TLS sem uma palavra. Pede um certificado nosso, talvez"
+        if "CERTIFICATE_REQUIRED" in (error.reason or ""):
+            return f"{self.where} pede um certificado nosso, e só sabemos usuário e senha"
         return f"sem TLS com {self.where}: {error.reason or error}. Lá é a porta do TLS?"
 
     def converse(self):
