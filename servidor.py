@@ -444,6 +444,8 @@ def obey(room: Room, member, line: str) -> tuple:
 # Uma página qualquer da web pode mandar o navegador de quem a vê falar com esta porta, e o que ele
 # manda, depois de cabeçalhos que ninguém lê, seriam linhas. A primeira de todas o entrega.
 HTTP_LINE = re.compile(r"\S+ .*HTTP/\d.*")
+# E de uma página https: é o começo de um aperto de mão (RFC 8446, 5.1), e as linhas, ao acaso.
+TLS_HELLO = b"\x16\x03"
 # Um programa de IRC começa por pedir as capacidades do servidor, ou por dizer quem é (RFC 2812,
 # 3.1). Quem digita num nc pode escrever NICK; USER com quatro palavras, em seguida, não.
 IRC_HELLO = re.compile(r"CAP LS( .*)?")
@@ -540,6 +542,8 @@ class Chat(Service):
                 data, answer = seat.telnet.feed(data)
                 if answer:
                     client.send(answer)
+                if data.startswith(TLS_HELLO) and self.is_waiting(client):
+                    raise ProtocolError("esta sala não fala TLS")
                 for line in seat.lines.feed(data):
                     # O que sobrar será de outra linha.
                     deadline = None

@@ -868,6 +868,9 @@ class ChatTests:
                 answer = conn.expect_eof().decode()
                 self.assertTrue(answer.startswith("HTTP/1.1 400 "), answer)
                 self.assertEqual("sala de conversa" in answer, method != "HEAD")
+        conn = self.connect(server)
+        conn.send(b"\x16\x03\x01\x02\x00\x01\r\ninvasor\n")  # https
+        self.assertEqual(conn.expect_eof().decode(), "* erro: esta sala não fala TLS; até logo\n")
         self.connect(server).close()  # nem quem só olhou se a porta está aberta
         self.join(server, "fim")
         self.assertEqual(ear.expect("fim\n").decode(), "* visitante1 entrou\n* visitante1 agora é fim\n")
