@@ -1176,6 +1176,8 @@ PLAYERS = {
 }
 # Quanto um tocador tem para acabar depois que lhe pedem (s).
 PLAYER_S = 2
+# Antes disto (s) não se viu filme nenhum: do que não entendem, o VLC e o ffplay saem com estado 0.
+PLAYED_S = 3
 
 
 def walk_boxes(data: bytes, at: int, end: int):
@@ -1376,16 +1378,25 @@ def play(client, args):
     """tocar: o filme vai ao tocador enquanto chega. Sem barra: o terminal é dele."""
     command = player_command(args.player)
     name = os.fsencode(args.word)
+    closed = False
     with running(command, client.user) as player:
         sink = choose_pipe(client, name, player.stdin.fileno())
         client.enter(client.find()[0])
+        began = clock()
         try:
             client.fetch(name, sink)
         except BrokenPipeError:
-            print("o tocador fechou antes do fim", file=sys.stderr)
+            closed = True
+    lasted = (clock() - began) / 1e6
     if player.returncode:
         raise Failure(f"o tocador {command[0]} acabou com o estado {player.returncode}: "
                       "não tocou, ou não até o fim")
+    known = os.path.basename(command[0]) in PLAYERS
+    if lasted < PLAYED_S and (closed or known):
+        raise Failure(f"o tocador {command[0]} acabou em {lasted:.1f} s, com estado 0: não deve "
+                      "ter tocado nada. O arquivo é mesmo um filme?")
+    if closed:
+        print("o tocador fechou antes do fim", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -7238,11 +7238,27 @@ class TestRawClientIndexFirst(RawClientTestCase):
     def test_player_that_closes_or_does_not_exist(self):
         self.film(size=3_000_000)
         self.serve()
-        self.assertIn("fechou antes do fim", self.client("tocar", "filme.bin", "--player", "head -c 5").err)
+        result = self.client("tocar", "filme.bin", "--player", "head -c 5", constants={"PLAYED_S": 0})
+        self.assertIn("fechou antes do fim", result.err)
         result = self.client("tocar", "filme.bin", "--player", "sh -c 'cat >&2; exit 3'", status=1)
         self.assertIn("o tocador sh acabou com o estado 3", result.err)
         result = self.client("tocar", "filme.bin", "--player", "nao-existe -", status=1)
         self.assert_one_line_error(result, "apt install")
+
+    def test_player_that_played_nothing(self):
+        """N3: estado 0 em instantes, sem ter lido tudo, ou de um tocador conhecido: não se dá por tocado."""
+        self.film(size=3_000_000)
+        self.serve()
+        vlc = self.home / "vlc"
+        vlc.write_text("#!/bin/sh\nexec cat > /dev/null\n")
+        vlc.chmod(0o755)
+        for player in "true", "head -c 5", "./vlc":
+            words = "tocar", "filme.bin", "--player", player
+            result = self.client(*words, status=1, constants={"PLAYED_S": 1000})
+            self.assert_one_line_error(result, player.split()[0], "não deve ter tocado nada")
+            self.client(*words, constants={"PLAYED_S": 0})
+        # O que não é um tocador, e leu tudo, fez o seu trabalho.
+        self.client("tocar", "filme.bin", "--player", "sh -c 'cat >/dev/null'", constants={"PLAYED_S": 1000})
 
     @staticmethod
     def box(kind, *bodies, wide=False):
