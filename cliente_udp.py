@@ -234,6 +234,9 @@ def everywhere(host):
 MAX_PROOFS = 3
 # Bytes do /entrar: a sala não devolve mais do que recebe, e assim a frase inteira cabe.
 HELLO_SIZE = 64
+# O que se diz ao ir embora, e o que a sala responde.
+LEAVE = b"/sair"
+GOODBYE = "* até logo\n".encode()
 
 # --- bloco comum: udp ---
 # O que manda à sala quem ainda não entrou nela.
@@ -298,7 +301,7 @@ def exchange(wire, question, hurry):
             reply = proof(answer, question)
         if reply is None:
             if proofs:
-                wire.send(b"/sair")
+                wire.send(LEAVE)
             return answer
         proofs += 1
         wire.send(reply)
@@ -816,16 +819,16 @@ class Conversation:
     def close(self):
         # Ctrl+C: sem um adeus, a sala só nos esqueceria dali a dois minutos.
         if self.state == MEMBER:
-            self.wire.send(b"/sair")
+            self.wire.send(LEAVE)
 
     def obey(self, line):
         """Uma linha do teclado; None é o Ctrl+D, que numa sala quer dizer /sair."""
         if line is None and self.state == MEMBER:
-            line = b"/sair"
+            line = LEAVE
         if line is None:
             self.leave()
             return
-        if self.state == MEMBER and line.strip() == b"/sair":
+        if self.state == MEMBER and line.strip() == LEAVE:
             self.leave()
         if len(line) > self.wire.limit:
             self.warn(f"{len(line)} bytes não cabem num datagrama: "
@@ -899,7 +902,9 @@ class Conversation:
         if late:
             settled = same
         elif not same:
-            settled = self.in_time()
+            # Ao /sair só responde a despedida: as falas que ainda vinham também se mostram.
+            settled = [question for question in self.in_time()
+                       if question.data.strip() != LEAVE or data == GOODBYE]
         for question in settled:
             self.waiting.remove(question)
         if not late:
@@ -955,6 +960,7 @@ UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 TROUBLES = {
     errno.ENOENT: "não existe",
     errno.EACCES: "sem permissão",
+    errno.EPERM: "o sistema não deixa",
     errno.EISDIR: "é uma pasta",
     errno.ENOTDIR: "não é uma pasta",
     errno.ENOSPC: "não há mais espaço no disco",
@@ -963,6 +969,8 @@ TROUBLES = {
     errno.EAGAIN: "não quer esperar, e nada há agora",
     errno.EBADF: "o descritor está fechado, ou não serve para isto",
     errno.EMFILE: "acabaram os descritores deste programa (ulimit -n)",
+    errno.EADDRINUSE: "já está em uso",
+    errno.EADDRNOTAVAIL: "aqui não há endereço, ou porta livre, de onde sair",
     errno.ECONNREFUSED: "conexão recusada",
     errno.ECONNRESET: "o outro lado caiu (RST)",
     errno.EPIPE: "o outro lado já fechou",

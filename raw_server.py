@@ -1758,6 +1758,7 @@ UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 TROUBLES = {
     errno.ENOENT: "não existe",
     errno.EACCES: "sem permissão",
+    errno.EPERM: "o sistema não deixa",
     errno.EISDIR: "é uma pasta",
     errno.ENOTDIR: "não é uma pasta",
     errno.ENOSPC: "não há mais espaço no disco",
@@ -1766,6 +1767,8 @@ TROUBLES = {
     errno.EAGAIN: "não quer esperar, e nada há agora",
     errno.EBADF: "o descritor está fechado, ou não serve para isto",
     errno.EMFILE: "acabaram os descritores deste programa (ulimit -n)",
+    errno.EADDRINUSE: "já está em uso",
+    errno.EADDRNOTAVAIL: "aqui não há endereço, ou porta livre, de onde sair",
     errno.ECONNREFUSED: "conexão recusada",
     errno.ECONNRESET: "o outro lado caiu (RST)",
     errno.EPIPE: "o outro lado já fechou",

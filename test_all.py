@@ -4733,7 +4733,9 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
         """L1: o que vem por um cano só segue depois de a sala aceitar: nenhuma linha se perde, e há um adeus."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
         bia = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--apelido", "bia", ready=r"agora é bia")
-        self.client(server, "--apelido", "ana", input=b"um\ndois\ntr\xc3\xaas\n", status=0)
+        result = self.client(server, "--apelido", "ana", input=b"um\ndois\ntr\xc3\xaas\n", status=0)
+        # As suas também: a resposta à primeira não é a despedida.
+        self.assertRegex(result.text, r"<ana> um\n<ana> dois\n<ana> três\n\* até logo\n\Z")
         bia.expect("(?s)<ana> um\n<ana> dois\n<ana> três\n.*ana saiu")
         bia.stdin.close()
         self.assertEqual(bia.wait(), 0)
