@@ -549,6 +549,8 @@ QUEUE_LINES = 64
 REMEMBERED = 32
 # Segundos entre dois datagramas vazios, de quem está numa sala calado.
 KEEPALIVE_S = 15
+# Segundos entre duas linhas de um cano numa sala, que só aceita 20 por segundo de cada um.
+ROOM_PACE_S = 0.1
 
 # Onde a conversa está: fora de qualquer sala (ou num eco), à porta de uma, dentro, ou de saída.
 OUTSIDE = "fora"
@@ -784,6 +786,8 @@ class Conversation:
         # O código com que se entrou: se o roteador nos muda a porta, é ele que devolve o apelido.
         self.code = b""
         self.keepalive_at = math.inf
+        # Antes disto, um cano não tem vez.
+        self.next_line_at = 0.0
 
     def run(self):
         if self.args.apelido:
@@ -791,6 +795,8 @@ class Conversation:
             self.say(ENTER.ljust(HELLO_SIZE))
         while self.state != LEAVING or self.in_time():
             deadlines = [self.keepalive_at, *(question.deadline for question in self.in_time())]
+            if time.monotonic() < self.next_line_at:
+                deadlines.append(self.next_line_at)
             others = [self.keyboard] if self.is_listening() else []
             data = self.wire.receive(min(deadlines) - time.monotonic(), *others)
             if data is not None:
@@ -809,7 +815,12 @@ class Conversation:
         return self.status
 
     def is_listening(self):
-        """O teclado tem vez? À porta, o que se dissesse se perderia: a sala só ouve quem entrou."""
+        """O teclado tem vez? À porta, o que se dissesse se perderia: a sala só ouve quem entrou.
+
+        De um cano, numa sala, uma linha por vez: as que viessem de enxurrada, ela descartaria.
+        """
+        if self.state == MEMBER and not self.keyboard.screen:
+            return not self.in_time() and time.monotonic() >= self.next_line_at
         return self.state not in (ENTERING, LEAVING)
 
     def in_time(self):
@@ -845,6 +856,7 @@ class Conversation:
         now = time.monotonic()
         self.last = line
         self.proofs = 0
+        self.next_line_at = now + ROOM_PACE_S
         self.waiting.append(types.SimpleNamespace(
             data=line,
             sent_at=now,
@@ -866,7 +878,7 @@ class Conversation:
         """
         echo, note = self.settle(data)
         answer = None
-        if not echo and data != self.last:
+        if not echo and data != self.last and self.last.strip() != LEAVE:
             answer = proof(data, self.greeting() or self.last)
         if answer is None or self.proofs >= MAX_PROOFS:
             self.show(readable(data), note)
@@ -902,9 +914,10 @@ class Conversation:
         if late:
             settled = same
         elif not same:
-            # Ao /sair só responde a despedida: as falas que ainda vinham também se mostram.
+            # Ao /sair responde a despedida, ou quem já não nos conhece; e não as falas que vinham.
+            is_farewell = data == GOODBYE or proof(data, LEAVE)
             settled = [question for question in self.in_time()
-                       if question.data.strip() != LEAVE or data == GOODBYE]
+                       if is_farewell or question.data.strip() != LEAVE]
         for question in settled:
             self.waiting.remove(question)
         if not late:

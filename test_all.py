@@ -4740,6 +4740,14 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
         bia.stdin.close()
         self.assertEqual(bia.wait(), 0)
 
+    def test_piped_lines_at_the_pace_of_the_room(self):
+        """L1: mais linhas do que a sala aceita de enxurrada: cada uma espera a sua vez, e nenhuma se perde."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
+        lines = [b"linha %d\n" % number for number in range(25)]
+        result = self.client(server, "--apelido", "ana", input=b"".join(lines), status=0)
+        self.assertEqual([line for line in result.out.splitlines(True) if line.startswith(b"<ana> ")],
+                         [b"<ana> " + line for line in lines])
+
     def test_nick_at_an_echo(self):
         """--apelido num servidor que não é uma sala: o eco do /entrar responde, e a conversa segue."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
