@@ -2285,8 +2285,8 @@ VOICE_BYTES = 1 << 20
 # primeira de stdout.
 VOICE_PARTING_S = 0.25
 # Segundos entre duas idas à saída: uma rajada de linhas sai de uma vez. Acordar a thread a cada
-# linha custaria mais do que escrevê-la.
-PEN_PAUSE_S = 0.01
+# linha custaria mais do que escrevê-la, e cada vez que ela acorda disputa o GIL com quem atende.
+PEN_PAUSE_S = 0.05
 
 
 class Pen(threading.Thread):
@@ -2304,7 +2304,8 @@ class Pen(threading.Thread):
         self.box = bytearray()
         # Linhas que não couberam, ou que um disco cheio recusou.
         self.lost = 0
-        self.ended = False
+        # Hora de acabar: a pausa também o escuta.
+        self.ended = threading.Event()
         self.broken = False
 
     def put(self, text):
@@ -2318,14 +2319,14 @@ class Pen(threading.Thread):
 
     def end(self):
         with self.ready:
-            self.ended = True
+            self.ended.set()
             self.ready.notify()
         self.spoke.set()
 
     def run(self):
         while True:
             with self.ready:
-                self.ready.wait_for(lambda: self.box or self.ended)
+                self.ready.wait_for(lambda: self.box or self.ended.is_set())
                 data, self.box = self.box, bytearray()
                 if self.lost and not self.broken:
                     data += b"(linhas perdidas, sem quem as lesse: %d)\n" % self.lost
@@ -2337,8 +2338,7 @@ class Pen(threading.Thread):
                 self.after = None
             self.write(data)
             self.spoke.set()
-            if not self.ended:
-                time.sleep(PEN_PAUSE_S)
+            self.ended.wait(PEN_PAUSE_S)
 
     def write(self, data):
         try:

@@ -10246,6 +10246,21 @@ class TestTodos(ScriptTestCase):
             pen.join(WATCHDOG_S)
         self.assertEqual(written, [b"escutando\n", b"modo eco\n"])
 
+    def test_the_last_lines_do_not_wait_for_the_pause(self):
+        """A pausa entre duas idas à saída junta linhas; no fim, o que falta sai já, e inteiro."""
+        m, written = load("servidor_udp.py"), []
+        m.PEN_PAUSE_S = 10 * WATCHDOG_S
+        m.write_all = lambda fd, data: written.append(bytes(data))
+        pen = m.Pen(mock.Mock(encoding="utf-8"), None)
+        pen.put("a")
+        pen.start()
+        self.until(lambda: written, "a primeira linha")
+        pen.put("b")
+        pen.put("c")
+        pen.end()
+        pen.join(WATCHDOG_S)
+        self.assertEqual((written, pen.is_alive()), ([b"a\n", b"b\nc\n"], False))
+
     @each_script
     def test_output_that_is_not_taken(self, script):
         """L5: `--help | true` acaba quieto, e `--version > /dev/full` numa linha: nunca 0, nunca o inglês do
