@@ -3405,9 +3405,10 @@ def run(build_parser, action, argv=None):
         for stream in sys.stdout, sys.stderr:
             status = flush(stream, status)
     except KeyboardInterrupt:
-        # O fim já começou: outro sinal não o corta no meio.
+        # O fim já começou: outro sinal não o corta no meio. Com SIG_IGN, o Python diria o que já
+        # vinha a caminho, num traceback ("ignored due to race condition").
         for number in signal.SIGINT, signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, lambda *_: None)
         status = 130
         for stream in sys.stdout, sys.stderr:
             with last_words():

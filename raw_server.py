@@ -1267,9 +1267,9 @@ class Server:
         session.outbox.extend(split_text(line.decode("utf-8", "replace"), session.room))
 
     def close(self):
-        # O segundo Ctrl+C não corta as contas do primeiro.
+        # O segundo Ctrl+C não corta as contas do primeiro, nem se diz um que já vinha (ver run).
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, lambda *_: None)
         for session in list(self.sessions.values()):
             self.drop(session)
         if self.ignored:
@@ -1993,9 +1993,10 @@ def run(build_parser, action, argv=None):
         for stream in sys.stdout, sys.stderr:
             status = flush(stream, status)
     except KeyboardInterrupt:
-        # O fim já começou: outro sinal não o corta no meio.
+        # O fim já começou: outro sinal não o corta no meio. Com SIG_IGN, o Python diria o que já
+        # vinha a caminho, num traceback ("ignored due to race condition").
         for number in signal.SIGINT, signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, lambda *_: None)
         status = 130
         for stream in sys.stdout, sys.stderr:
             with last_words():

@@ -35,6 +35,7 @@ import json
 import math
 import os
 import pathlib
+import py_compile
 import queue
 import random
 import re
@@ -82,6 +83,21 @@ def compiled(name):
     return compile((HERE / name).read_bytes(), str(HERE / name), "exec")
 
 
+@functools.lru_cache(maxsize=None)
+def bytecode_folder():
+    folder = tempfile.mkdtemp()
+    os.chmod(folder, 0o755)  # há filhos que rodam como outro usuário
+    unittest.addModuleCleanup(shutil.rmtree, folder)
+    return folder
+
+
+@functools.lru_cache(maxsize=None)
+def bytecode(name):
+    """O script já compilado, num arquivo com o nome dele: o Python o reconhece pelos primeiros bytes e o roda como ao
+    outro. Compilar era um quarto da vida de um filho, e os testes têm uns mil."""
+    return py_compile.compile(str(HERE / name), os.path.join(bytecode_folder(), name), doraise=True)
+
+
 def load(name):
     """Importa um script como módulo, sem rodá-lo: os testes das partes puras chamam as funções direto."""
     module = types.ModuleType(name[:-3])
@@ -90,9 +106,10 @@ def load(name):
 
 
 def child_env(**extra):
-    """Ambiente dos filhos: sem PYTHONUNBUFFERED, que esconderia a falta de um flush; UTF-8 seja qual for o terminal."""
+    """Ambiente dos filhos: sem PYTHONUNBUFFERED, que esconderia a falta de um flush; UTF-8 e um terminal que apaga, seja
+    qual for o de quem testa."""
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "LISTEN_FDS", "LISTEN_PID", "NO_COLOR")}
-    env.update(PYTHONIOENCODING="utf-8", PYTHONDONTWRITEBYTECODE="1")
+    env.update(PYTHONIOENCODING="utf-8", PYTHONDONTWRITEBYTECODE="1", TERM="xterm")
     env.update(extra)
     return env
 
@@ -327,9 +344,10 @@ class Result:
 
 
 LOADER = """
-import importlib.util, json, sys
+import importlib.machinery, importlib.util, json, sys
 sys.argv = sys.argv[1:]
-spec = importlib.util.spec_from_file_location("script", sys.argv[0])
+loader = importlib.machinery.SourcelessFileLoader("script", sys.argv[0])
+spec = importlib.util.spec_from_file_location("script", sys.argv[0], loader=loader)
 script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)
 vars(script).update(json.loads(sys.argv.pop(1)))
@@ -344,7 +362,7 @@ class ScriptTestCase(unittest.TestCase):
 
     def command(self, script, *args, prefix=(), constants=None):
         """A linha de comando que roda o script, com -X dev; constants troca constantes dele (prazos mais curtos)."""
-        path = [str(HERE / script)]
+        path = [bytecode(script)]
         if constants:
             path = ["-c", LOADER, *path, json.dumps(constants)]
         return [*prefix, sys.executable, "-X", "dev", *path, *map(str, args)]
@@ -1555,7 +1573,8 @@ class TestServidorThreadEngine(EngineTests, ServerTestCase):
                 engine.adopt(mock.Mock(), "x")
             engine.clients = set()
             engine.run()
-        self.assertGreaterEqual(stack.call_args[0][0], (64 + 32) * 1024)
+        for size in (stack.call_args[0][0], load("led_gpio.py").STACK_BYTES):
+            self.assertGreaterEqual(size, (64 + 52) * 1024)  # 52 KiB: o 3.14 não aceita menos
         few, many = (call[0][0] for call in switch.call_args_list)
         self.assertEqual((few, many > 0.4), (0.005, True))
         self.assertEqual(len(pin.call_args[0][1]), 1)
@@ -2731,11 +2750,24 @@ class TestClienteConnect(ClienteTestCase):
                 sock.connect_ex(("127.0.0.1", port))
             result = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 0.5)
             self.assert_one_line_error(result, "não respondeu", "firewall", "ping 127.0.0.1")
-            insisted = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 0.2, "--tentar", 0.3, status=1)
-            self.assertIn("insisto por 0.3 s: 127.0.0.1 porta", insisted.err)
-            self.assertEqual(insisted.err.count("não respondeu em"), 2, "o motivo é o mesmo, no começo e no fim")
             bounded = self.run_script("cliente.py", "127.0.0.1", port, "--espera", 3600, "--tentar", 0.3, status=1)
             self.assertIn("não respondeu", bounded.err)  # --espera é de cada tentativa; --tentar, de todas
+
+    def test_insists_with_who_drops_packets(self):
+        """Quem não responde a uma tentativa talvez responda à próxima; o motivo é o mesmo, no começo e no fim."""
+        cliente, now = load("cliente.py"), [0]
+
+        def dial(host, port, patience):
+            now[0] += patience
+            raise socket.timeout
+
+        args = cliente.build_parser().parse_args(["127.0.0.1", "7", "--espera", "0.2", "--tentar", "0.3"])
+        with mock.patch.object(cliente, "dial", dial), mock.patch.object(cliente, "time") as clock, \
+                contextlib.redirect_stderr(io.StringIO()) as err:
+            clock.monotonic, clock.sleep = (lambda: now[0]), (lambda seconds: now.__setitem__(0, now[0] + seconds))
+            with self.assertRaisesRegex(cliente.Failure, "127.0.0.1 porta 7 não respondeu em 0.7 s"):
+                cliente.connect(args)
+        self.assertRegex(err.getvalue(), r"\Ainsisto por 0.3 s: 127.0.0.1 porta 7 não respondeu em 0.2 s[^\n]*\n\Z")
 
     def test_last_try_keeps_the_cause(self):
         """A última tentativa, encurtada pelo que resta de --tentar, não troca "ninguém escuta" por "não respondeu"."""
@@ -9236,7 +9268,8 @@ class TestLedGpioPage(LedTestCase):
             self.addCleanup(sock.close)
         lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *headers, f"Content-Length: {len(body)}"]
         sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-        data = Conn(self, sock).expect_eof()
+        # Quem demora a pedir (um teste sem CPU) ouve antes o desafio da senha, que é para quem se cala.
+        data = re.sub(rb"\ADESAFIO \w+\n", b"", Conn(self, sock).expect_eof())
         head, _, content = data.partition(b"\r\n\r\n")
         status, *fields = head.decode().split("\r\n")
         found = dict(field.split(": ", 1) for field in fields)
@@ -10379,6 +10412,18 @@ sys.exit(script.run(script.Parser, action, []))
         self.assertEqual(module.wait_ready([high], timeout=0), [])
         os.write(write, b"x")
         self.assertEqual(module.wait_ready([high], [write]), [high, write])
+
+    @each_script
+    def test_signal_on_its_way_to_the_end(self, script):
+        """No fim, outro sinal chama uma função que nada faz: SIG_IGN trocado com um a caminho é um traceback."""
+        module = load(script)
+        with mock.patch.object(module.signal, "signal") as handle, mock.patch.object(module, "open_standard"), \
+                mock.patch.object(module, "perform", side_effect=KeyboardInterrupt), \
+                mock.patch.object(module, "flush"):
+            self.assertEqual(module.run(None, None, []), 130)
+        handlers = dict(call[0] for call in handle.call_args_list)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.assertIsNone(handlers[number](number, None))
 
     @each_script
     def test_wall_clock_is_not_used_for_waiting(self, script):
