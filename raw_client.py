@@ -552,9 +552,24 @@ NO_LIMIT = 2**64 - 1
 
 GONE = "o servidor calou. Veja se ele está no ar, confira o cabo e repita o comando"
 
+# linux/sockios.h e linux/ethtool.h: o que move uma interface.
+SIOCETHTOOL = 0x8946
+ETHTOOL_GDRVINFO = 3
+
 # O que um servidor oferece: o MAC dele, os dois nonces, o nome da máquina, o relógio dele no
 # EIS-ME, e o nosso quando ele chegou.
 Offer = collections.namedtuple("Offer", "mac client_nonce server_nonce name echo echoed")
+
+
+def driver_of(sock, name) -> str:
+    """O que move a interface, como o diz `ethtool -i`; "" se ela não diz."""
+    import fcntl
+    # struct ethtool_drvinfo: o pedido, e nele mesmo a resposta, que começa pelo nome.
+    answer = array.array("B", struct.pack("I192x", ETHTOOL_GDRVINFO))
+    pointer, _ = answer.buffer_info()
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), pointer))
+    return bytes(answer[4:36]).partition(b"\0")[0].decode("ascii", "replace")
 
 
 class Client:
@@ -736,6 +751,9 @@ class Client:
         text = f"nenhum servidor respondeu em {name}"
         if not self.carrier:
             return f"{text}, que está sem conexão: confira o cabo, ou a rede Wi-Fi"
+        if driver_of(self.sock, name) == "macvlan":
+            text += (f". {name} é uma macvlan, que nunca ouve a interface de que nasceu: o "
+                     "servidor tem de estar noutra macvlan dela, ou noutra máquina")
         if os.path.exists(f"{NET_FOLDER}/{name}/phy80211"):
             held = " ou reter as difusões: tente --servidor MAC,"
             # Com --servidor não é a difusão que falta.
@@ -812,6 +830,8 @@ class Client:
         if size > MESSAGE_MAX:
             raise Failure(f"uma mensagem leva até {MESSAGE_MAX} bytes; "
                           "para mais do que isso há o baixar")
+        # O MTU pode ter mudado desde a mensagem anterior.
+        self.look()
         for part in split_text(text, self.text_room(size)):
             self.ask(TEXT, self.said, part)
             self.said += 1

@@ -7480,6 +7480,170 @@ class TestRawServerEnlaceRuim(RawTestCase):
                                                status=1), "nenhum servidor")
 
 
+class TestRawServerRedes(RawTestCase):
+    """As redes que se encontram, e a interface que muda com a cópia no meio: uma rede nova para cada teste."""
+
+    def setUp(self):
+        self.lab = RawLab()
+        self.addCleanup(self.lab.close)
+        super().setUp()
+        if "b1" not in self.lab.sockets:
+            self.skipTest("sem pares veth aqui")
+
+    def net(self, *lines):
+        """Faz a rede, uma linha de ip(8) de cada vez; o que este kernel não sabe fazer pula o teste."""
+        for line in lines:
+            done = subprocess.run([*self.lab.prefix, "ip", *line.split()], stderr=subprocess.PIPE)
+            if done.returncode:
+                self.skipTest(f"ip {line}: {done.stderr.decode().strip()}")
+
+    def copy(self, here, there, size=3_000_000):
+        """Um servidor em `here`, e uma cópia inteira por `there`."""
+        data = self.film(size=size)
+        server = self.serve(interface=here)
+        self.client(there, "baixar", "filme.bin", "--sobrescrever")
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+        return server
+
+    @contextlib.contextmanager
+    def copying(self, here, there, status=0):
+        """Uma cópia a caminho, para o que acontece no meio dela: (servidor, espera por mais bytes). Acaba inteira."""
+        data, partial = self.film(size=60_000_000), self.home / "filme.bin.parcial"
+        server = self.serve(interface=here, constants={"CHECK_US": 50_000, "TIMEOUT_MAX_US": 50_000}, status=status)
+        client = self.spawn_client(there, "baixar", "filme.bin", status=status, constants={"SILENCE_US": 300_000})
+
+        def more():
+            size = partial.stat().st_size if partial.exists() else 0
+            self.until(lambda: client.popen.poll() is not None or partial.exists() and partial.stat().st_size > size,
+                       "o parcial cresce")
+        more()
+        self.assertIsNone(client.popen.poll(), "acabou antes do que se quer ver")
+        yield server, more
+        self.assertEqual(client.wait(), status, client.errors())
+        if not status:
+            self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+
+    def test_bridge(self):
+        """C6: o servidor na ponte, e atrás dela; numa porta dela, que nada ouve, ele não sobe e diz o nome da ponte."""
+        self.net("link add br0 type bridge", "link set a1 master br0", "link set b1 master br0", "link set br0 up")
+        self.copy("br0", "a0")
+        self.copy("b0", "a0")
+        self.assertEqual(self.client("a0", "listar").text.count("1 arquivo(s)"), 2)
+        own_sys = (*self.lab.prefix, "unshare", "-m", "sh", "-c", 'mount -t sysfs sysfs /sys && exec "$@"', "sh")
+        if can(*own_sys, "true"):
+            result = self.run_script("raw_server.py", "a1", "--pasta", self.videos, prefix=own_sys)
+            self.assert_one_line_error(result, "a1 é uma porta da ponte br0", "Use br0")
+
+    def test_vlan(self):
+        """S4: a subinterface de uma VLAN serve à VLAN, e a mais ninguém: sem etiqueta, ou noutra, não há servidor."""
+        self.net("link add link a0 name a0.5 type vlan id 5", "link add link a1 name a1.5 type vlan id 5",
+                 "link add link a1 name a1.6 type vlan id 6",
+                 "link set a0.5 up", "link set a1.5 up", "link set a1.6 up")
+        self.copy("a0.5", "a1.5")
+        for outside in "a1", "a1.6":
+            self.assertIn("nenhum servidor", self.client(outside, "listar", "--espera", "0.5", status=1).err)
+        self.copy("a0", "a1")
+
+    def test_qinq(self):
+        """Uma VLAN dentro de outra (802.1ad): a etiqueta de dentro também é do kernel."""
+        for end in "a0", "a1":
+            self.net(f"link add link {end} name {end}.7 type vlan proto 802.1ad id 7", f"link set {end}.7 up",
+                     f"link add link {end}.7 name {end}.7.5 type vlan id 5", f"link set {end}.7.5 up")
+        self.copy("a0.7.5", "a1.7.5")
+
+    def test_macvlan(self):
+        """N15: duas macvlan se ouvem, e ouvem o fio; a interface de que nasceram, nunca: o cliente diz por quê."""
+        for name in "m0", "m1":
+            self.net(f"link add link a0 name {name} type macvlan mode bridge", f"link set {name} up")
+        self.copy("m0", "a1")
+        self.copy("a0", "a1")
+        self.assertEqual(self.client("a1", "listar").text.count("1 arquivo(s)"), 2)
+        self.assertEqual(self.client("m1", "listar").text.count("1 arquivo(s)"), 1)
+        mac = next(line.split()[0] for line in self.client("a1", "listar").text.splitlines()
+                   if "1 arquivo(s)" in line and line.split()[0] not in self.client("m1", "listar").text)
+        result = self.client("m1", "--servidor", mac, "listar", "--espera", "0.2", status=1)
+        self.assert_one_line_error(result, "m1 é uma macvlan, que nunca ouve a interface de que nasceu")
+
+    def test_bond_fails_over(self):
+        """Um bond troca de cabo no meio da cópia, duas vezes, e ela segue."""
+        self.net("link add bond0 type bond mode active-backup miimon 20", "link set a0 down", "link set b0 down",
+                 "link set a0 master bond0", "link set b0 master bond0", "link set bond0 up",
+                 "link add br0 type bridge", "link set a1 master br0", "link set b1 master br0", "link set br0 up")
+        with self.copying("bond0", "br0") as (_, more):
+            for down, up in ("a1", None), ("b1", "a1"):
+                if up:
+                    self.lab.ip("link", "set", up, "up")
+                self.lab.ip("link", "set", down, "down")
+                more()
+
+    def test_interface_renamed(self):
+        """O nome da interface muda, dos dois lados, no meio da cópia: ela é a mesma."""
+        with self.copying("a0", "a1") as (_, more):
+            for name in "a0", "a1":
+                for words in (name, "down"), (name, "name", f"{name}novo"), (f"{name}novo", "up"):
+                    self.lab.ip("link", "set", *words)
+                more()
+        self.assertIn("1 arquivo", self.client("a1novo", "listar").text)
+
+    def test_interface_moved_to_another_namespace(self):
+        """Entre duas redes (namespaces) copia-se; a interface levada de baixo do servidor é o fim dele, dito."""
+        holder = subprocess.Popen([*self.lab.prefix, "unshare", "-n", "sh", "-c", "echo; exec cat"],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.addCleanup(holder.wait, WATCHDOG_S)
+        self.addCleanup(holder.stdout.close)
+        self.addCleanup(holder.stdin.close)
+        holder.stdout.readline()
+        self.lab.ip("link", "set", "a1", "netns", str(holder.pid))
+        there = ("nsenter", "--preserve-credentials", "-U", "-n", "-t", str(holder.pid))
+        subprocess.run([*there, "ip", "link", "set", "a1", "up"], check=True)
+        data = self.film(size=3_000_000)
+        server = self.serve(interface="a0", status=1, constants={"CHECK_US": 50_000, "TIMEOUT_MAX_US": 50_000})
+        self.run_script("raw_client.py", "a1", "baixar", "filme.bin", prefix=there, cwd=self.home, status=0)
+        self.assertEqual((self.home / "filme.bin").read_bytes(), data)
+        self.lab.ip("link", "set", "a0", "netns", str(holder.pid))
+        self.assertEqual(server.wait(), 1)
+        self.assertRegex(server.errors(), "erro: a interface a0 sumiu[^\\n]*\\n$")
+
+    def test_mtu_shrinks_during_the_copy(self):
+        """L10: o MTU encolhe no meio da cópia, de um lado e depois do outro: procura-se o servidor, e continua-se."""
+        with self.copying("a0", "a1") as (_, more):
+            for name, mtu in ("a0", "1400"), ("a1", "1300"):
+                self.lab.ip("link", "set", name, "mtu", mtu)
+                more()
+
+    def test_mtu_shrinks_between_messages(self):
+        """L10: a mensagem seguinte já se parte no que agora cabe; se quem encolheu foi o servidor, é um erro dito."""
+        server = self.serve(interface="a0")
+        client = self.spawn_client("a1", "mensagem", status=1, constants={"SILENCE_US": 300_000})
+        text = "x" * 3000
+        for mtu, said in (None, text + "1"), ("600", text + "2"):
+            if mtu:
+                self.lab.ip("link", "set", "a1", "mtu", mtu)
+            client.type(said + "\n")
+            server.expect(f"diz: {said}$")
+        self.lab.ip("link", "set", "a0", "mtu", "300")
+        client.type(text + "\n")
+        self.assertEqual(client.wait(), 1)
+        self.assertRegex(client.errors(), "^raw_client.py: erro: [^\\n]*repita o comando\\n$")
+
+    def test_mac_changes_during_the_copy(self):
+        """L10: o servidor muda de MAC no meio da cópia, e depois o cliente: procuram-se, e ela continua."""
+        with self.copying("a0", "a1") as (_, more):
+            for name, mac in ("a0", "02:00:00:00:0a:01"), ("a1", "02:00:00:00:0a:02"):
+                self.lab.ip("link", "set", name, "address", mac)
+                more()
+
+    def test_cable_pulled(self):
+        """N15: o cabo sai e volta no meio da cópia: o servidor diz as duas coisas, e ela continua de onde estava."""
+        self.net("link add br0 type bridge", "link set a1 master br0", "link set b1 master br0", "link set br0 up")
+        with self.copying("a0", "b0") as (server, more):
+            self.lab.ip("link", "set", "a1", "down")
+            server.expect_error("^a0 está sem conexão")
+            self.lab.ip("link", "set", "a1", "up")
+            server.expect_error("^a0 tem conexão outra vez")
+            more()
+
+
 # ---------------------------------------------------------------------------------------------
 # led_gpio.py
 
