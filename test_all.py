@@ -106,8 +106,8 @@ def load(name):
 
 
 def child_env(**extra):
-    """Ambiente dos filhos: sem PYTHONUNBUFFERED, que esconderia a falta de um flush; UTF-8 e um terminal que apaga, seja
-    qual for o de quem testa."""
+    """Ambiente dos filhos: sem PYTHONUNBUFFERED, que esconderia a falta de um flush; UTF-8, e um terminal que apaga,
+    seja qual for o de quem testa."""
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "LISTEN_FDS", "LISTEN_PID", "NO_COLOR")}
     env.update(PYTHONIOENCODING="utf-8", PYTHONDONTWRITEBYTECODE="1", TERM="xterm")
     env.update(extra)
