@@ -82,6 +82,8 @@ CHUNK = 64 * 1024
 WAKE_S = 1.0
 # Segundos que se espera, depois que o servidor fecha, para saber se ficou algo por enviar.
 LAST_WORDS_S = 1.0
+# Como o TLS recusa o que não entende: um registro de alerta (RFC 8446, 5.1 e 6).
+TLS_ALERT = re.compile(rb"\x15\x03.\0\x02..", re.DOTALL)
 
 
 class Sender(threading.Thread):
@@ -159,12 +161,12 @@ def explain_tls_end(error):
 
 
 def converse(sock, chunks, show):
-    """Envia `chunks` por uma thread e mostra o que chega nesta. Devolve se chegou alguma coisa."""
+    """Envia `chunks` por uma thread e mostra o que chega nesta. Devolve o primeiro pedaço dele."""
     sender = Sender(sock, chunks)
     sender.start()
-    answered = False
+    first = b""
     for data in receive(sock):
-        answered = True
+        first = first or data
         show(data)
     sender.server_left = True
     # Um teclado não acaba: não há o que esperar dele.
@@ -174,7 +176,7 @@ def converse(sock, chunks, show):
     if sender.is_alive():
         # Ainda à espera do teclado, ou do cano; a linha do prompt fica para trás.
         print("\n" * is_terminal(sys.stderr) + "o servidor fechou a conexão", file=sys.stderr)
-    return answered
+    return first
 
 
 def read_pipe():
@@ -201,8 +203,12 @@ def talk(sock, args):
             chunks = read_pipe()
         if args.apelido:
             chunks = itertools.chain([f"/nick {args.apelido}\n".encode()], chunks)
-        answered = converse(sock, chunks, shower(screen))
-        if args.mensagem and not answered and not isinstance(sock, TLSStream):
+        first = converse(sock, chunks, shower(screen))
+        if isinstance(sock, TLSStream):
+            return
+        if TLS_ALERT.fullmatch(first):
+            raise Failure("o servidor só fala TLS: --tls --ca ARQUIVO")
+        if args.mensagem and not first:
             print("o servidor não respondeu nada. Ele só fala TLS? Então: --tls --ca ARQUIVO",
                   file=sys.stderr)
 

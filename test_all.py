@@ -3196,6 +3196,18 @@ class TestClienteStartTls(ClienteTestCase):
                 stream.sendall(b"oi")
                 self.assertEqual(stream.recv(10), b"oi")
 
+    def test_plain_words_to_a_tls_server(self):
+        """N16: o servidor só fala TLS, e recusa com um alerta: é isso que se diz, e o estado é 1."""
+        listener, port = self.listener()
+        client = self.spawn("cliente.py", "127.0.0.1", port, "--mensagem", "oi", ready=None, status=1)
+        conn = self.accept(listener)
+        conn.expect("oi\n")
+        # Fatal (2), erro interno (80).
+        conn.send(b"\x15\x03\x03\0\x02\x02\x50")
+        conn.close()
+        self.assertEqual(client.wait(), 1)
+        self.assertRegex(client.errors(), r"\A.*só fala TLS: --tls --ca ARQUIVO\n\Z")
+
     def test_an_authority_that_would_not_be_asked(self):
         """--ca e --sem-verificar se contradizem: nenhuma das duas é esquecida em silêncio."""
         _, port = self.listener(backlog=None)
