@@ -613,6 +613,13 @@ class Client:
         self.capacity = min(WINDOW_BLOCKS, WINDOW_BYTES // self.room, bitmap)
         self.buffer = memoryview(bytearray(self.mtu + 14))
 
+    def hear_only(self, session=None):
+        """Só o que vem de um servidor e, se dita, nesta sessão. Failure se a interface sumiu."""
+        try:
+            attach_filter(self.sock, FROM_SERVER, session)
+        except OSError as error:
+            raise self.lost(error) from None
+
     def lost(self, error):
         """A Failure de quem ficou sem interface."""
         return Failure(f"a interface {self.interface} sumiu ({reason(error)}). "
@@ -693,7 +700,7 @@ class Client:
         """Diz OLÁ até responderem, e devolve as ofertas. Levanta Failure se ninguém responde."""
         self.close()
         _, self.seal = make_seal(self.key)
-        attach_filter(self.sock, FROM_SERVER)
+        self.hear_only()
         nonce = os.urandom(16)
         found = {}
         turn = 0
@@ -785,7 +792,7 @@ class Client:
         # Bytes de texto que os dois lados levam num quadro; None: ainda não se perguntou.
         self.carried = None
         _, self.seal = make_seal(key)
-        attach_filter(self.sock, FROM_SERVER, self.number)
+        self.hear_only(self.number)
 
     def close(self):
         """Sai da sessão, se há uma.
@@ -1659,6 +1666,25 @@ def clock() -> int:
     return time.monotonic_ns() // 1000
 
 
+def ask_interface(sock, *questions) -> tuple:
+    """(tipo, respostas) do kernel, por ioctl(2), sobre a interface do socket.
+
+    Ele só responde pelo nome, e ela pode ganhar outro entre se saber o nome e se perguntar: aí se
+    pergunta de novo. Levanta OSError (ENODEV) se ela se foi.
+    """
+    import fcntl
+    before = None
+    while True:
+        name, _, _, hardware, _ = sock.getsockname()
+        request = struct.pack("256s", name.encode())
+        try:
+            return hardware, [fcntl.ioctl(sock, question, request) for question in questions]
+        except OSError:
+            if name == before:
+                raise
+            before = name
+
+
 def attach_filter(sock, side, session=None):
     """Filtro BPF: o kernel só copia para nós os quadros do sentido `side` (bit 7).
 
@@ -1666,9 +1692,7 @@ def attach_filter(sock, side, session=None):
     feita sobre esta (de uma VLAN, um macvlan: a resposta daqui não acharia quem perguntou) e, se
     dita, os de outra sessão. Levanta OSError (ENODEV) se a interface se foi.
     """
-    import fcntl
-    name, _, _, _, _ = sock.getsockname()
-    answer = fcntl.ioctl(sock, SIOCGIFINDEX, struct.pack("256s", name.encode()))
+    _, (answer,) = ask_interface(sock, SIOCGIFINDEX)
     index, = struct.unpack_from("i", answer, 16)
     # (operação, valor, o que há de ser a comparação para o quadro seguir).
     code = [
@@ -1701,12 +1725,10 @@ def read_interface(sock) -> Interface:
 
     Levanta OSError (ENODEV) se ela se foi.
     """
-    import fcntl
-    name, _, _, hardware, _ = sock.getsockname()
-    request = struct.pack("256s", name.encode())
-    flags, = struct.unpack_from("H", fcntl.ioctl(sock, SIOCGIFFLAGS, request), 16)
-    mtu, = struct.unpack_from("i", fcntl.ioctl(sock, SIOCGIFMTU, request), 16)
-    mac, = struct.unpack_from("6s", fcntl.ioctl(sock, SIOCGIFHWADDR, request), 18)
+    hardware, answers = ask_interface(sock, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFHWADDR)
+    flags, = struct.unpack_from("H", answers[0], 16)
+    mtu, = struct.unpack_from("i", answers[1], 16)
+    mac, = struct.unpack_from("6s", answers[2], 18)
     return Interface(flags, mac, mtu, hardware)
 
 

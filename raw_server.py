@@ -1466,6 +1466,25 @@ def clock() -> int:
     return time.monotonic_ns() // 1000
 
 
+def ask_interface(sock, *questions) -> tuple:
+    """(tipo, respostas) do kernel, por ioctl(2), sobre a interface do socket.
+
+    Ele só responde pelo nome, e ela pode ganhar outro entre se saber o nome e se perguntar: aí se
+    pergunta de novo. Levanta OSError (ENODEV) se ela se foi.
+    """
+    import fcntl
+    before = None
+    while True:
+        name, _, _, hardware, _ = sock.getsockname()
+        request = struct.pack("256s", name.encode())
+        try:
+            return hardware, [fcntl.ioctl(sock, question, request) for question in questions]
+        except OSError:
+            if name == before:
+                raise
+            before = name
+
+
 def attach_filter(sock, side, session=None):
     """Filtro BPF: o kernel só copia para nós os quadros do sentido `side` (bit 7).
 
@@ -1473,9 +1492,7 @@ def attach_filter(sock, side, session=None):
     feita sobre esta (de uma VLAN, um macvlan: a resposta daqui não acharia quem perguntou) e, se
     dita, os de outra sessão. Levanta OSError (ENODEV) se a interface se foi.
     """
-    import fcntl
-    name, _, _, _, _ = sock.getsockname()
-    answer = fcntl.ioctl(sock, SIOCGIFINDEX, struct.pack("256s", name.encode()))
+    _, (answer,) = ask_interface(sock, SIOCGIFINDEX)
     index, = struct.unpack_from("i", answer, 16)
     # (operação, valor, o que há de ser a comparação para o quadro seguir).
     code = [
@@ -1508,12 +1525,10 @@ def read_interface(sock) -> Interface:
 
     Levanta OSError (ENODEV) se ela se foi.
     """
-    import fcntl
-    name, _, _, hardware, _ = sock.getsockname()
-    request = struct.pack("256s", name.encode())
-    flags, = struct.unpack_from("H", fcntl.ioctl(sock, SIOCGIFFLAGS, request), 16)
-    mtu, = struct.unpack_from("i", fcntl.ioctl(sock, SIOCGIFMTU, request), 16)
-    mac, = struct.unpack_from("6s", fcntl.ioctl(sock, SIOCGIFHWADDR, request), 18)
+    hardware, answers = ask_interface(sock, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFHWADDR)
+    flags, = struct.unpack_from("H", answers[0], 16)
+    mtu, = struct.unpack_from("i", answers[1], 16)
+    mac, = struct.unpack_from("6s", answers[2], 18)
     return Interface(flags, mac, mtu, hardware)
 
 

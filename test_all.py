@@ -6326,13 +6326,17 @@ class TestRawServerLink(RawServerTestCase):
             self.assertRegex(status.read(), r"Uid:\t65534\t65534\t65534\t65534\n[^Z]*CapEff:\t0+\n")
 
     def test_interface_removed(self):
-        """L9: a interface que some de baixo de um servidor parado: uma linha que a nomeia, e o fim com 1."""
+        """L9: a interface que some de baixo de um servidor parado: uma linha que a nomeia, e o fim com 1, em 2 s."""
+        self.assertLessEqual(self.server_module.CHECK_US + self.server_module.TIMEOUT_MAX_US, 2_000_000)
         self.lab.ip("link", "add", "x0", "type", "veth", "peer", "name", "x1")
-        self.lab.ip("link", "set", "x0", "up")
+        for name in "x0", "x1":
+            self.lab.ip("link", "set", name, "up")
         server = self.serve(interface="x0", status=1, constants={"CHECK_US": 50_000, "TIMEOUT_MAX_US": 50_000})
         self.lab.ip("link", "del", "x0")
         self.assertEqual(server.wait(), 1)
-        self.assertRegex(server.errors(), "^raw_server.py: erro: a interface x0 sumiu[^\\n]*\\n$")
+        # Entre desligada e apagada há um instante, em que o servidor pode dizer que ela foi desligada.
+        self.assertEqual(re.findall("^raw_server.py: .*", server.errors(), re.M),
+                         ["raw_server.py: erro: a interface x0 sumiu. Veja as outras: ip -br link"])
 
     def test_one_server_for_each_interface(self):
         """C7: o segundo servidor da mesma interface não sobe, e diz quem lá está; um que caiu não impede o seguinte."""
@@ -6962,6 +6966,26 @@ class TestRawClientClient(RawClientTestCase):
             client.excuse(OSError(errno.EMSGSIZE, ""))
         self.assertEqual(client.mtu, 1300)
 
+    def test_name_that_changes_between_two_looks(self):
+        """L10: o kernel só responde pelo nome, e ele mudou depois de o sabermos: a interface não sumiu."""
+        names = []
+        sock = mock.Mock(getsockname=lambda: (names.pop(0), 0, 0, 1, b""))
+
+        def ioctl(sock, question, request):
+            if not request.startswith(b"novo"):
+                raise OSError(errno.ENODEV, "No such device")
+            return b"resposta"
+
+        for name in "raw_client.py", "raw_server.py":
+            names[:] = ["velho", "novo", "velho", "", ""]
+            with mock.patch("fcntl.ioctl", ioctl):
+                self.assertEqual(load(name).ask_interface(sock, 1, 2), (1, [b"resposta"] * 2))
+                self.assertRaises(OSError, load(name).ask_interface, sock, 1)
+        client = self.bare_client(sock=sock)
+        gone = mock.Mock(side_effect=OSError(errno.ENODEV, "No such device"))
+        with mock.patch.object(self.client_module, "attach_filter", gone):
+            self.assertRaisesRegex(self.client_module.Failure, "a interface lo sumiu", client.hear_only)
+
     def test_server_with_a_new_mac_is_found_again(self):
         """L10: o escolhido que volta com outro MAC é o que tem o mesmo nome; um estranho, e o --servidor, não mudam."""
         m, old, new = self.client_module, b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
@@ -7051,7 +7075,10 @@ class TestRawClientClient(RawClientTestCase):
         """N15, N21: sem conexão, no Wi-Fi e em lo, cada um com o seu próximo passo."""
         m, net = self.client_module, self.home / "net"
         (net / "wlan1" / "phy80211").mkdir(parents=True)
-        client = self.bare_client(interface="wlan1")
+        client = self.bare_client(interface="wlan1", sock=None)
+        driver = mock.patch.object(m, "driver_of", return_value="")
+        driver.start()
+        self.addCleanup(driver.stop)
         with mock.patch.object(m, "NET_FOLDER", str(net)):
             self.assertRegex(client.explain_nobody(),
                              "isolar os clientes.*--servidor MAC.*Suba um: sudo ./raw_server.py wlan1")
@@ -7059,7 +7086,7 @@ class TestRawClientClient(RawClientTestCase):
             self.assertRegex(client.explain_nobody(), "isolar os clientes: tente um cabo, ou o servidor do lado dele")
             client.carrier = False
             self.assertRegex(client.explain_nobody(), "wlan1, que está sem conexão: confira o cabo, ou a rede Wi-Fi$")
-        client = self.bare_client(interface="lo")
+        client = self.bare_client(interface="lo", sock=None)
         with mock.patch("socket.if_nameindex", return_value=[(1, "lo"), (2, "eth0")]), \
                 mock.patch.object(sys, "argv", ["raw_client.py", "listar", "--espera", "1"]):
             self.assertIn("sudo ./raw_client.py eth0 listar --espera 1", client.explain_nobody())
@@ -7520,7 +7547,7 @@ class TestRawServerRedes(RawTestCase):
     @contextlib.contextmanager
     def copying(self, here, there, status=0):
         """Uma cópia a caminho, para o que acontece no meio dela: (servidor, espera por mais bytes). Acaba inteira."""
-        data, partial = self.film(size=60_000_000), self.home / "filme.bin.parcial"
+        data, partial = self.film(size=40_000_000), self.home / "filme.bin.parcial"
         server = self.serve(interface=here, constants={"CHECK_US": 50_000, "TIMEOUT_MAX_US": 50_000}, status=status)
         client = self.spawn_client(there, "baixar", "filme.bin", status=status, constants={"SILENCE_US": 300_000})
 
@@ -7531,7 +7558,7 @@ class TestRawServerRedes(RawTestCase):
         more()
         self.assertIsNone(client.popen.poll(), "acabou antes do que se quer ver")
         yield server, more
-        self.assertEqual(client.wait(), status, client.errors())
+        self.assertEqual(client.wait(10 * WATCHDOG_S), status, client.errors())  # o cabo emulado pode ser lento
         if not status:
             self.assertEqual((self.home / "filme.bin").read_bytes(), data)
 
@@ -7614,7 +7641,7 @@ class TestRawServerRedes(RawTestCase):
         self.assertEqual((self.home / "filme.bin").read_bytes(), data)
         self.lab.ip("link", "set", "a0", "netns", str(holder.pid))
         self.assertEqual(server.wait(), 1)
-        self.assertRegex(server.errors(), "erro: a interface a0 sumiu[^\\n]*\\n$")
+        self.assertRegex(server.errors(), "(?m)^raw_server.py: erro: a interface a0 sumiu.*$")
 
     def test_mtu_shrinks_during_the_copy(self):
         """L10: o MTU encolhe no meio da cópia, de um lado e depois do outro: procura-se o servidor, e continua-se."""
