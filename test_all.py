@@ -8787,8 +8787,8 @@ class TestLedGpioButton(LedTestCase):
     def test_hardware_button(self):
         """GPIO4 no sysfs, sem bordas (a árvore falsa não avisa): solto é 1, apertado é 0, um toque inverte o LED."""
         tree, server = FakeSysfs(self), self.serve()
-        button = self.spawn("led_gpio.py", "botao", "127.0.0.1", server.port, "--sysfs", tree.root, "--repique", 5,
-                            ready=None)
+        button = self.spawn("led_gpio.py", "botao", "127.0.0.1", server.port, "--gpio", "sysfs", "--sysfs", tree.root,
+                            "--repique", 5, ready=None)
         button.expect_error("à espera")
         tree.put(516, "value", "0")
         button.expect("^toque: LED ON -> OK LED ON$")
