@@ -9032,6 +9032,22 @@ class TestLedGpioConversation(LedTestCase):
             with self.assertRaises(BrokenPipeError), self.led.Conversation(args):
                 raise BrokenPipeError
 
+    def test_stopped_terminal(self):
+        """P4: num terminal parado (Ctrl+S) o LED obedece e o botão conta; e um SIGTERM é o fim dos três."""
+        server = self.serve(tty="all")
+        watcher = self.spawn("led_gpio.py", "enviar", "WATCH", "127.0.0.1", server.port, ready="^OK LED OFF\r?$",
+                             status=130, tty="all")
+        fifo = self.folder() / "fifo"
+        button = self.spawn("led_gpio.py", "botao", "127.0.0.1", server.port, "--gpio", "simulado", "--fifo", fifo,
+                            ready="à espera de toques", tty="all")
+        for child in (server, watcher, button):
+            self.stop_terminal(child)
+        fifo.write_text("0\n")
+        self.until(lambda: self.ask(server, b"LED STATUS") == b"OK LED ON", "o toque chega")
+        for child, status in ((watcher, 130), (button, 0), (server, 0)):
+            child.kill(signal.SIGTERM)
+            self.assertEqual(child.wait(), status)
+
     def test_watch_from_the_shell(self):
         server = self.serve()
         for number in (signal.SIGINT, signal.SIGTERM):
