@@ -1355,15 +1355,23 @@ class Link:
         """Envia um quadro, ou desiste dele sem ruído: o fio também perde."""
         if self.verbose:
             self.trace("->", frame)
-        for _ in range(FULL_TRIES):
+        try:
+            self.sock.send(frame)
+        except OSError as error:
+            self.insist(frame, error)
+
+    def insist(self, frame, error):
+        """O quadro que não saiu, outra vez, um número limitado de vezes."""
+        for _ in range(FULL_TRIES - 1):
+            self.excuse(error)
+            # Só a fila se esvazia: o resto não muda enquanto se espera.
+            if error.errno in (errno.EAGAIN, errno.ENOBUFS):
+                time.sleep(FULL_S)
             try:
                 self.sock.send(frame)
                 return
-            except OSError as error:
-                self.excuse(error)
-                # Só a fila se esvazia: o resto não muda enquanto se espera.
-                if error.errno in (errno.EAGAIN, errno.ENOBUFS):
-                    time.sleep(FULL_S)
+            except OSError as again:
+                error = again
 
     def receive(self):
         """O próximo quadro, numa fatia que só vale até o seguinte; ou None."""
