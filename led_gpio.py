@@ -45,7 +45,6 @@ import hashlib
 import hmac
 import html
 import http.client
-import http.cookies
 import io
 import ipaddress
 import json
@@ -89,7 +88,8 @@ if os.name == "posix":
 #     LED WATCH                                ->  o mesmo e, a cada mudança, LED ON ou LED OFF
 #
 # E uma página da web, aberta em qualquer navegador desta máquina, também alcança esta porta: quem
-# começa por uma linha de HTTP (RFC 9112) nunca chega às ordens, nem com o que vem depois dela.
+# começa por uma linha de HTTP (RFC 9112) nunca chega às ordens, nem com o que vem depois dela. Nem
+# quem começa por TLS: no seu primeiro registro um site põe bytes seus (a sessão a retomar).
 
 COMMANDS = ("LED ON", "LED OFF", "LED TOGGLE", "LED STATUS", "LED WATCH")
 # Bytes: o maior comando tem 10, e a prova da senha, 73.
@@ -99,6 +99,8 @@ LINE_LIMIT = 256
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 HTTP_REQUEST = re.compile(TOKEN + rb" +(/|https?://|\S+ +HTTP/)")
 HTTP_START = re.compile(TOKEN + rb"( +(/\S*)?)?")
+# O primeiro byte de um aperto de mão (RFC 8446, 5.1), que ninguém digita.
+TLS_START = b"\x16"
 
 
 class Order(NamedTuple):
@@ -124,7 +126,9 @@ def understand(line: bytes) -> Order:
 
 
 def dialect(start: bytes) -> str:
-    """Quem começa a falar assim fala "http" ou "linhas"? "" se ainda não dá para saber."""
+    """Quem começa a falar assim fala "http", "tls" ou "linhas"? "" se ainda não dá para saber."""
+    if start.startswith(TLS_START):
+        return "tls"
     line, end, _ = start.lstrip(b" \0\r\n").partition(b"\n")
     if not line:
         return ""
@@ -796,6 +800,7 @@ FAILED_PEERS = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, e
 
 # Ninguém é desligado sem uma palavra: quem se cala é o antepassado em C, que obedece assim mesmo.
 NO_PLACE = "ERRO sem lugar para mais esta conexão"
+NO_TLS = "ERRO aqui a conversa é sem TLS\n".encode()
 
 
 class Client(threading.Thread):
@@ -888,6 +893,8 @@ class Client(threading.Thread):
                 spoken = dialect(rest)
                 if spoken == "http":
                     return self.speak(rest)
+                if spoken == "tls":
+                    return self.hang_up(NO_TLS)
                 if spoken or not rest.strip():
                     self.challenge_once()
                 self.lines_spoken = spoken == "linhas"
@@ -1462,6 +1469,12 @@ MAX_SESSIONS = 64
 
 # O nome do cookie da sessão; a porta o separa do de outro LED na mesma máquina.
 COOKIE = "sessao{port}"
+# A linha vazia que acaba o cabeçalho; quem o digita num nc manda só o LF (RFC 9112, 2.2).
+HEAD_END = re.compile(rb"\r?\n\r?\n")
+# Máquina (em IPv6, entre colchetes) e porta, e mais nada.
+HOST = re.compile(r"(?:\[([^]@/]+)\]|([^]\[@/:\s]+))(?::\d*)?")
+# O que decide quem entra, e onde o pedido acaba: cada um, uma vez só.
+DECISIVE = ("host", "origin", "sec-fetch-site", "content-length", "x-ficha")
 REQUEST_LINE = re.compile(r"([A-Z]+) (\S+) HTTP/1\.[01]", re.ASCII)
 REASONS = {
     200: "OK",
@@ -1566,6 +1579,8 @@ LOGIN = """<p>Este LED pede a senha: o texto do arquivo de --senha-arquivo.</p>
 <p><label>Senha <input type=password name=senha autocomplete=current-password autofocus></label></p>
 <button>Entrar</button></form>"""
 
+WRONG = "<p role=alert>{reply}.</p>\n"
+
 
 def hashed(text):
     """A fonte de um CSP que deixa passar só este texto (CSP 3, 6.7.3): nada que se injete roda."""
@@ -1617,10 +1632,12 @@ def parse_head(head: bytes) -> Request:
         headers = http.client.parse_headers(io.BytesIO(rest + b"\r\n"))
     except http.client.HTTPException:
         raise Refusal(400, "O cabeçalho deste pedido não se entende.") from None
-    # Dois Host seriam duas respostas à pergunta "de quem é esta página?" (RFC 9112, 3.2). Um corpo
-    # aos pedaços (chunked) não se entende aqui: nenhum navegador o manda a um formulário, e
-    # adivinhar onde um pedido acaba é dar a outro o que vem depois.
-    if len(headers.get_all("host", [])) != 1 or "transfer-encoding" in headers:
+    # Dois Host seriam duas respostas à pergunta "de quem é esta página?" (RFC 9112, 3.2), e o mesmo
+    # vale para o que mais decide. Um corpo aos pedaços (chunked) não se entende aqui: nenhum
+    # navegador o manda a um formulário, e adivinhar onde um pedido acaba é dar a outro o que vem
+    # depois.
+    twice = any(len(headers.get_all(name, [])) > 1 for name in DECISIVE)
+    if twice or "host" not in headers or "transfer-encoding" in headers:
         raise Refusal(400, "O cabeçalho deste pedido não se entende.")
     return Request(found[1], found[2].partition("?")[0], headers, b"")
 
@@ -1638,11 +1655,8 @@ def body_size(headers) -> int:
 def foreign(headers) -> str:
     """Por que o pedido não vem de uma página deste LED; "" se vem dela, ou de quem digitou."""
     host = headers["host"].strip()
-    try:
-        name = urllib.parse.urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        name = ""
-    if not is_own_name(name):
+    found = HOST.fullmatch(host)
+    if not (found and is_own_name((found[1] or found[2]).lower())):
         # DNS rebinding: um site de fora aponta o próprio nome para cá, e o navegador nos toma por
         # ele.
         return f"{host} não é o nome desta máquina: abra a página pelo endereço IP dela"
@@ -1723,20 +1737,22 @@ class Page:
         """O pedido inteiro, no prazo; Refusal se é grande, torto ou não acaba."""
         deadline = time.monotonic() + REQUEST_S
         # O prazo é do pedido inteiro: um byte por segundo não o renova.
-        head, end, body = self.gather(client, start, deadline, b"\r\n\r\n")
-        request = parse_head(head + end)
+        head, body = self.gather(client, start.lstrip(b"\r\n"), deadline)
+        request = parse_head(head)
         size = body_size(request.headers)
         while len(body) < size:
             body += self.more(client, deadline)
         return request._replace(body=body[:size])
 
-    def gather(self, client, data, deadline, mark):
-        """(antes da marca, a marca, depois): o que vier a mais é do corpo."""
-        while mark not in data:
+    def gather(self, client, data, deadline):
+        """(cabeçalho, o que veio depois dele): o que vier a mais é do corpo."""
+        end = HEAD_END.search(data)
+        while not end:
             if len(data) > HEAD_LIMIT:
                 raise Refusal(400, f"O cabeçalho de um pedido aqui tem até {HEAD_LIMIT} bytes.")
             data += self.more(client, deadline)
-        return data.partition(mark)
+            end = HEAD_END.search(data)
+        return data[:end.end()], data[end.end():]
 
     def more(self, client, deadline):
         """Mais bytes do pedido, ou b"" se ainda não vieram.
@@ -1862,12 +1878,13 @@ class Page:
     def knows(self, request):
         """Este navegador já deu a senha?
 
-        Um cookie torto é o mesmo que nenhum.
+        Os cookies de outros programas desta máquina vêm junto, e de qualquer feitio.
         """
-        with contextlib.suppress(http.cookies.CookieError), self.lock:
-            cookies = http.cookies.SimpleCookie(request.headers.get("cookie", ""))
-            session = cookies.get(self.cookie_name())
-            return session is not None and self.sessions.get(session.value, 0) > time.monotonic()
+        for cookie in request.headers.get("cookie", "").split(";"):
+            name, _, session = cookie.strip().partition("=")
+            if name == self.cookie_name():
+                with self.lock:
+                    return self.sessions.get(session, 0) > time.monotonic()
         return False
 
     def cookie_name(self):
@@ -1881,7 +1898,10 @@ class Page:
                                "--certificado, e abra https://. O nc e o botão seguem como antes.")
         if (request.method, request.path) != ("GET", "/"):
             raise Refusal(403, "Recusado: falta a senha; recarregue a página.")
-        return http_response(200, html_page(LOGIN.format(token=self.token)))
+        return http_response(200, html_page(self.ask_again()))
+
+    def ask_again(self):
+        return LOGIN.format(token=self.token)
 
     def log_in(self, client, request):
         """Quem erra espera como no protocolo de linhas: a conta dos erros é a mesma."""
@@ -1891,7 +1911,7 @@ class Page:
         line = f"RESPOSTA {proof(secret, client.challenge)}".encode()
         proved, reply = self.server.secret.judge(line, client.challenge, client.source)
         if not proved:
-            raise Refusal(403, f"{reply}.")
+            return http_response(403, html_page(WRONG.format(reply=reply) + self.ask_again()))
         # Só o número vai ao navegador: a senha não fica em lugar nenhum.
         session = secrets.token_urlsafe(32)
         with self.lock:

@@ -7978,8 +7978,9 @@ class TestLedGpioOrder(LedTestCase):
             "http": (b"GET / HTTP/1.1\r\n", b"GET /\n", b"\r\nPOST / HTTP/1.1\r\n\r\nLED ON\n",
                      b"OPTIONS * HTTP/1.1\r\n", b"CONNECT a:80 HTTP/1.1\r\n", b"LED /ON HTTP/1.1\n",
                      b"x-y!z http://a/ HTTP/1.0\n", b"POST /" + b"x" * 999),
-            "linhas": (b"LED ON", b"LED ON\0", b"RESPOSTA abc", b"LED\n", b"x" * 999, b"\x16\x03\x01",
+            "linhas": (b"LED ON", b"LED ON\0", b"RESPOSTA abc", b"LED\n", b"x" * 999,
                        b"led  off", b"/ \n"),
+            "tls": (b"\x16", b"\x16\x03\x01\nLED ON\n"),
         }
         for wanted, starts in table.items():
             for start in starts:
@@ -9489,6 +9490,7 @@ class TestLedGpioPage(LedTestCase):
         sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
         # Quem demora a pedir (um teste sem CPU) ouve antes o desafio da senha, que é para quem se cala.
         data = re.sub(rb"\ADESAFIO \w+\n", b"", Conn(self, sock).expect_eof())
+        sock.close()
         head, _, content = data.partition(b"\r\n\r\n")
         status, *fields = head.decode().split("\r\n")
         found = dict(field.split(": ", 1) for field in fields)
@@ -9551,6 +9553,8 @@ class TestLedGpioPage(LedTestCase):
         server = self.serve()
         own = f"X-Ficha: {self.token(server)}"
         cases = (("nome de fora", "exemplo.com", ()),
+                 ("nome de fora, e um IP", "exemplo.com@127.0.0.1", ()),
+                 ("um IP, e mais", "127.0.0.1/exemplo.com", ()),
                  ("rebinding", "exemplo.com:5555", ("Origin: http://exemplo.com:5555",)),
                  ("outro site", "127.0.0.1", ("Origin: http://exemplo.com",)),
                  ("sem origem", "127.0.0.1", ("Origin: null",)),
@@ -9590,12 +9594,31 @@ class TestLedGpioPage(LedTestCase):
                  (b"POST /comando HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nLED", 400),
                  (b"GET / HTTP/1.1\r\nHost: localhost\r\n", 400),
                  (b"GET /" + b"a" * 20000, 400), (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20000, 400),
+                 (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nContent-Length: 7\r\n\r\nLED ON\n", 400),
+                 (b"GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nOrigin: http://a\r\n\r\n", 400),
                  (b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\nLED ON\n", 404),
                  (b"BREW / HTTP/1.1\r\nHost: localhost\r\n\r\nLED ON\n", 405))
         for request, status in cases:
             conn = self.connect(server)
             conn.send(request)
             self.assertRegex(conn.expect_eof(), b"^HTTP/1.1 %d " % status, request[:80])
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
+
+    def test_typed_by_hand(self):
+        """Quem digita o pedido num nc manda só o LF, e às vezes um Enter antes; a resposta é a mesma, e já."""
+        server = self.serve()
+        for request in (b"GET / HTTP/1.1\nHost: localhost\n\n", b"\r\n\r\nGET / HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+            conn = self.connect(server)
+            conn.send(request)
+            conn.expect(b"HTTP/1.1 200 ")
+
+    def test_tls_where_there_is_none(self):
+        """S1: num aperto de mão, a sessão a retomar são bytes que um site escolhe; nem eles chegam às ordens."""
+        server = self.serve()
+        for hello in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\nLED ON\n", b"\x16", b"\x16\nLED ON\n"):
+            conn = self.connect(server)
+            conn.send(hello)
+            self.assertEqual(conn.expect_eof(), "ERRO aqui a conversa é sem TLS\n".encode())
         self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
 
     def test_many_pages(self):
@@ -9625,7 +9648,7 @@ class TestLedGpioPage(LedTestCase):
         form = f"ficha={token}&senha=".encode()
         status, headers, text = self.request(server, "POST", "/entrar", body=form + b"errada")
         self.assertEqual((status, "set-cookie" in headers), (403, False))
-        self.assertRegex(text, "senha recusada; espere")
+        self.assertRegex(text, "role=alert>ERRO senha recusada; espere(?s:.*)type=password")
         form += b"uma senha de teste"
         self.assertEqual(self.request(server, "POST", "/entrar", body=form)[0], 403, "na espera")
 
@@ -9636,7 +9659,9 @@ class TestLedGpioPage(LedTestCase):
         status, headers, _ = self.request(server, "POST", "/entrar", body=form)
         cookie, *rest = headers["set-cookie"].split("; ")
         self.assertEqual((status, {"HttpOnly", "SameSite=Strict", "Path=/"} - set(rest)), (303, set()))
-        self.assertIn("role=status", self.request(server, "GET", "/", f"Cookie: a=b; {cookie}")[2])
+        for others in ("a=b", 'a={"b": "c, d"}', "é=@[ ]", "="):
+            # Cookies são da máquina toda: os de outro programa, noutra porta, vêm junto.
+            self.assertIn("role=status", self.request(server, "GET", "/", f"Cookie: {others}; {cookie}")[2], others)
         own = f"Cookie: {cookie}", f"X-Ficha: {token}"
         self.assertEqual(self.request(server, "POST", "/comando", *own, body=b"LED ON")[2], "OK LED ON\n")
         name = cookie.partition("=")[0]
