@@ -1398,6 +1398,7 @@ def take_place(sock):
 
     É um socket Unix de nome abstrato (unix(7)): vale nesta rede (network namespace) e some com o
     processo, até por kill -9. Levanta Failure se outro já a guarda.
+    Simplificação: qualquer programa daqui pode tomar o nome antes; a frase diz que processo foi.
     """
     name, *_ = sock.getsockname()
     # O número da interface não muda quando lhe mudam o nome.
