@@ -20,7 +20,8 @@ apt-get -qq -o APT::Sandbox::User=root download mosquitto=2.0.11-1.2+deb12u2 lib
     libcjson1 libdlt2 libwrap0 libnsl2 libtirpc3
 for package in *.deb; do dpkg -x "$package" root; done
 python3 -m venv venv
-venv/bin/pip -q install --disable-pip-version-check amqtt==0.12.1 paho-mqtt==2.2.0 2> pip.log || { cat pip.log; exit 1; }
+venv/bin/pip -q install --disable-pip-version-check amqtt==0.12.1 paho-mqtt==2.2.0 \
+    2> pip.log || { cat pip.log; exit 1; }
 cat > bridge.py <<'PY'
 import contextlib
 import logging
