@@ -7306,12 +7306,12 @@ class TestRawClientIndexFirst(RawClientTestCase):
         (self.home / "player.py").write_text(
             "import sys\nfirst = sys.stdin.buffer.read(10)\nopen('fifo').read()\nsize = 10\n"
             "for piece in iter(lambda: sys.stdin.buffer.read(1 << 20), b''):\n    size += len(piece)\nprint(size)\n")
-        self.serve(constants={"SILENCE_US": 300_000})
+        self.serve(constants={"SILENCE_US": 1_000_000})
         client = self.spawn_client("tocar", "filme.bin", "--player", f"{sys.executable} player.py", status=0,
-                                   constants={"SILENCE_US": 300_000})
+                                   constants={"SILENCE_US": 1_000_000})
         with open(self.home / "fifo", "w"):  # só abre quando o tocador já parou de ler
             meter, paused = Meter(client), time.monotonic()
-            self.until(lambda: meter.rss() > 16 << 20 and time.monotonic() > paused + 1, "a janela enche, e se espera")
+            self.until(lambda: meter.rss() > 16 << 20 and time.monotonic() > paused + 2, "a janela enche, e se espera")
             self.assertLess(meter.rss(), 64 << 20)
         client.expect(f"^{150 << 20}$")
         self.assertEqual(client.wait(), 0)
@@ -7653,7 +7653,7 @@ class TestRawServerRedes(RawTestCase):
     def test_mtu_shrinks_between_messages(self):
         """L10: a mensagem seguinte já se parte no que agora cabe; se quem encolheu foi o servidor, é um erro dito."""
         server = self.serve(interface="a0")
-        client = self.spawn_client("a1", "mensagem", status=1, constants={"SILENCE_US": 300_000})
+        client = self.spawn_client("a1", "mensagem", status=1, constants={"SILENCE_US": 2_000_000})
         text = "x" * 3000
         for mtu, said in (None, text + "1"), ("600", text + "2"):
             if mtu:
