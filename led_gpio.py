@@ -2326,7 +2326,8 @@ class Mqtt:
             born = time.monotonic()
             try:
                 self.converse()
-            except (OSError, UnicodeError, ProtocolError) as error:
+            except Exception as error:
+                # Um defeito nosso também: acaba esta ligação, e fica dito; a próxima pode servir.
                 if self.ending:
                     return
                 if time.monotonic() - born >= MQTT_STEADY_S:
@@ -2360,6 +2361,8 @@ class Mqtt:
         """O que houve, e o que digitar em seguida."""
         if isinstance(error, ProtocolError):
             return f"{self.where} {error}"
+        if not isinstance(error, (OSError, UnicodeError)):
+            return f"um defeito de led_gpio.py cortou a ligação com {self.where}: {error!r}"
         fault = explain_host(error, self.host)
         if fault:
             return fault

@@ -9997,6 +9997,20 @@ class TestLedGpioMqtt(LedTestCase):
             link.run()
         self.assertEqual(pauses, [1, 2, 4, 1])
 
+    def test_defect_of_ours(self):
+        """L8: um erro que ninguém previu acaba com a ligação, e é dito; a seguinte é outra."""
+        link, calls = self.mqtt(), []
+
+        def converse():
+            calls.append(len(calls))
+            link.ending = len(calls) == 3
+            raise KeyError("imprevisto")
+        with mock.patch.multiple(link, rest=lambda _: None, converse=converse):
+            link.run()
+        self.assertEqual(len(calls), 3)
+        self.assertEqual(len(link.house.said), 1, link.house.said)
+        self.assertIn("um defeito de led_gpio.py cortou a ligação", link.house.said[0])
+
     def test_own_name(self):
         """Armadilhas 5 e 15: o mesmo depois de um reinício, outro em cada placa, e próprio para um tópico."""
         folder = self.folder()
