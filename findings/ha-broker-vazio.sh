@@ -6,12 +6,12 @@
 # sabe, e mostra `unavailable`, como mostra a quem acaba de ligá-lo.
 # O que se vê, Home Assistant 2025.4.4 com mosquitto 2.0.11 sem persistência (o padrão dele): cai o broker,
 # a lâmpada fica `unavailable`; volta o broker, vazio, sem aparelho nenhum, e ela volta a `on`, com o
-# estado e a disponibilidade de antes da queda, e assim fica. A vontade (will) não vem de ninguém: quem a
-# tinha era o broker que caiu. Só um `offline` publicado por alguém a muda. O mesmo Home Assistant,
-# reiniciado com esse broker vazio, mostra `unavailable`.
+# estado e a disponibilidade de antes da queda; assim está 15 s depois. A vontade (will) não vem de ninguém:
+# quem a tinha era o broker que caiu. O mesmo Home Assistant, reiniciado com esse broker vazio, mostra
+# `unavailable`.
 #
 # Precisa de: apt-get, dpkg, 1 GB livre em /tmp, e um Python 3.13 com venv e pip ($PYTHON313, ou python3.13
-# no PATH). Baixa o Home Assistant inteiro: minutos, conforme a rede. Não instala nada no sistema.
+# no PATH). Baixa o Home Assistant inteiro, e constrói alguns pacotes dele: minutos. Nada se instala no sistema.
 set -eu
 here=$(mktemp -d)
 trap 'rm -rf "$here"' EXIT
