@@ -994,13 +994,28 @@ class ThreadEngine(Engine):
             self.postman.start()
         self.deadlines.start()
         try:
-            while not self.stopping:
-                wait_ready([self.wake_r, *self.door.open_listeners()])
-                self.hush()
-                self.door.accept()
-                self.deadlines.sweep_if_due()
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.wake_r, selectors.EVENT_READ)
+                self.loop(selector)
         finally:
             self.part_with_all()
+
+    def loop(self, selector):
+        """A cada volta: alguém bateu à porta, ou o relógio, ou um sinal."""
+        watched = []
+        while not self.stopping:
+            listeners = self.door.open_listeners()
+            if listeners != watched:
+                # Encheu, ou abriu-se um lugar.
+                for listener in watched:
+                    selector.unregister(listener)
+                for listener in listeners:
+                    selector.register(listener, selectors.EVENT_READ)
+                watched = listeners
+            selector.select()
+            self.hush()
+            self.door.accept()
+            self.deadlines.sweep_if_due()
 
     def share_one_cpu(self):
         """O GIL só deixa andar uma thread de Python por vez.
