@@ -8346,8 +8346,10 @@ class TestLedGpioPin(LedTestCase):
         path.write_text("")
         path.chmod(0o660)
         group = os.stat(path).st_gid
-        with mock.patch.object(self.led.os, "stat", lambda path: types.SimpleNamespace(st_gid=1, st_mode=0o660)):
-            self.assertEqual(self.led.group_of("x"), self.led.grp.getgrgid(1).gr_name)
+        gpio = types.SimpleNamespace(gr_name="gpio")
+        with mock.patch.object(self.led.os, "stat", lambda path: types.SimpleNamespace(st_gid=1, st_mode=0o660)), \
+                mock.patch.object(self.led.grp, "getgrgid", return_value=gpio):
+            self.assertEqual(self.led.group_of("x"), "gpio")
         with mock.patch.object(self.led.os, "stat", lambda path: types.SimpleNamespace(st_gid=1, st_mode=0o600)):
             self.assertEqual(self.led.group_of("x"), "", "nem o grupo pode")
         if group == 0:
