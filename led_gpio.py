@@ -3415,23 +3415,33 @@ def perform(build_parser, action, argv):
         return complain(error)
 
 
+def interrupt(*_):
+    """Ctrl+C e SIGTERM: um só caminho de saída, uma vez só; o segundo não corta o fim no meio."""
+    signals = signal.SIGINT, signal.SIGTERM
+    # Barrados no kernel antes: um que chegasse durante a troca seria dito pelo Python, num
+    # traceback. No Windows não há como.
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def run(build_parser, action, argv=None):
     """Roda perform() e acaba o programa com um estado só, seja como for que ele acabe.
 
     0: feito; 1: não deu certo; 2: uso errado; 130: Ctrl+C.
     """
-    # SIGTERM e Ctrl+C: um só caminho de saída.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, interrupt)
+    # Atrás de um `&`, o shell o deixa ignorado, e assim fica.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     open_standard()
     try:
         status = perform(build_parser, action, argv)
         for stream in sys.stdout, sys.stderr:
             status = flush(stream, status)
     except KeyboardInterrupt:
-        # O fim já começou: outro sinal não o corta no meio. Com SIG_IGN, o Python diria o que já
-        # vinha a caminho, num traceback ("ignored due to race condition").
-        for number in signal.SIGINT, signal.SIGTERM:
-            signal.signal(number, lambda *_: None)
         status = 130
         for stream in sys.stdout, sys.stderr:
             with last_words():

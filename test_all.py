@@ -10611,7 +10611,7 @@ sys.exit(script.run(script.Parser, action, []))
                 deadline = time.monotonic() + WATCHDOG_S
                 while child.poll() is None and time.monotonic() < deadline:
                     child.send_signal(signal.SIGTERM)
-                    time.sleep(0.01)
+                    time.sleep(0.002)
                 self.assertEqual((child.poll(), os.pread(errors.fileno(), 999, 0)), (130, b"pronto\n"), how)
 
     def test_escape(self):
