@@ -35,6 +35,7 @@ import json
 import math
 import os
 import pathlib
+import pwd
 import py_compile
 import queue
 import random
@@ -6275,7 +6276,7 @@ class TestRawServerLink(RawServerTestCase):
             spec = importlib.util.spec_from_file_location("script", sys.argv[1])
             m = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(m)
-            real, os.geteuid, os.environ["SUDO_UID"] = os.geteuid, lambda: 0, "1"
+            real, os.geteuid, os.environ["SUDO_UID"] = os.geteuid, lambda: 0, sys.argv[3]
             m.open, os.initgroups, os.setgid = lambda path: io.StringIO("0 0 4294967295"), print, print
             os.setuid = lambda uid: (sys.path.clear(), sys.meta_path.clear())
             user, os.geteuid = m.drop_root(), real
@@ -6289,9 +6290,10 @@ class TestRawServerLink(RawServerTestCase):
                     partial.close()
             """
         for script in ("raw_server.py", "raw_client.py"):
-            done = subprocess.run([sys.executable, "-c", code, str(HERE / script), str(self.home / "x")],
+            user = str(ordinary_user())
+            done = subprocess.run([sys.executable, "-c", code, str(HERE / script), str(self.home / "x"), user],
                                   env=child_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            self.assertIn(b"\\x1b 1\n", done.stdout, done.stderr.decode())
+            self.assertIn(f"\\x1b {user}\n".encode(), done.stdout, done.stderr.decode())
             self.assertEqual(done.returncode, 0, done.stderr.decode())
 
     def test_nobody_to_give_root_back_to(self):
@@ -6320,10 +6322,11 @@ class TestRawServerLink(RawServerTestCase):
         (self.videos / "meu").write_text("x")
         (self.videos / "meu").chmod(0)
         prefix = ("unshare", "-n", "sh", "-c", 'ip link set lo up; exec "$@"', "sh")
-        server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=prefix, env={"SUDO_UID": "65534"},
-                            ready="uid 65534")
+        uid = str(ordinary_user())
+        server = self.spawn("raw_server.py", "lo", "--pasta", self.videos, prefix=prefix, env={"SUDO_UID": uid},
+                            ready=f"uid {uid}")
         with open(f"/proc/{server.pid}/status") as status:
-            self.assertRegex(status.read(), r"Uid:\t65534\t65534\t65534\t65534\n[^Z]*CapEff:\t0+\n")
+            self.assertRegex(status.read(), rf"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n[^Z]*CapEff:\t0+\n")
 
     def test_interface_removed(self):
         """L9: a interface que some de baixo de um servidor parado: uma linha que a nomeia, e o fim com 1, em 2 s."""
@@ -6411,7 +6414,25 @@ def without_raw():
     """Prefixo que roda o comando sem CAP_NET_RAW."""
     if os.geteuid():
         return ()
-    return ("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw")
+    prefix = ("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw")
+    if not can(*prefix, "true"):
+        raise unittest.SkipTest("sem o setpriv do util-linux, que tira de root o CAP_NET_RAW")
+    return prefix
+
+
+def size_limit(size):
+    """Prefixo que roda o comando sem poder escrever um arquivo maior que isto."""
+    if not can("prlimit", "true"):
+        raise unittest.SkipTest("sem o prlimit do util-linux")
+    return ("prlimit", f"--fsize={size}")
+
+
+def ordinary_user():
+    """O uid de um usuário desta máquina que não é root: nobody, se há."""
+    users = {user.pw_uid for user in pwd.getpwall()} - {0}
+    if not users:
+        raise unittest.SkipTest("não há aqui outro usuário além de root")
+    return 65534 if 65534 in users else min(users)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -6638,7 +6659,7 @@ class TestRawClientPartial(RawClientTestCase):
         data = self.film(size=2_000_000)
         self.serve()
         full = self.run_script("raw_client.py", "baixar", "filme.bin", cwd=self.home, status=1,
-                               prefix=(*self.lab.prefix, "prlimit", "--fsize=1000000"))
+                               prefix=(*self.lab.prefix, *size_limit(1_000_000)))
         self.assert_one_line_error(full, "disco encheu")
         self.assertFalse((self.home / "filme.bin").exists())
         self.assertIn("continuo de", self.client("baixar", "filme.bin").err)
@@ -6686,7 +6707,7 @@ class TestRawClientPartial(RawClientTestCase):
         self.serve()
         for env in ({}, {"PYTHONUNBUFFERED": "1"}):
             with open(self.home / "saida", "wb") as out:
-                done = subprocess.run([*self.lab.prefix, "prlimit", "--fsize=100000", sys.executable,
+                done = subprocess.run([*self.lab.prefix, *size_limit(100_000), sys.executable,
                                        str(HERE / "raw_client.py"), "baixar", "filme.bin", "-o", "-"],
                                       stdout=out, stderr=subprocess.PIPE, env=child_env(**env))
             self.assert_one_line_error(Result(done.returncode, b"", done.stderr.decode()), "tamanho permitido")
