@@ -127,12 +127,16 @@ HASH_STEP = 1 << 16
 NAME_MAX = 255
 PARTIAL_END = ".parcial"
 NOTE_END = ".parcial.id"
+# O espaço livre, num ABRE, de quem não sabe ou não se importa: cabe qualquer tamanho.
+NO_LIMIT = 2**64 - 1
 # Sem espaço no disco, na quota de quem grava, ou no tamanho que se permite a um arquivo.
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+# As barras de uma medição: cada uma conta um vigésimo do tempo dela.
+BARS = 20
 
 
 class Sink:
-    """Destino dos bytes em ordem. Este é o da medição: só os conta, por vigésimo do tempo."""
+    """Destino dos bytes em ordem. Este é o da medição: só os conta, por barra."""
 
     # Cano onde esperar por espaço, e os bytes que ele ainda não engoliu.
     fd = None
@@ -145,12 +149,12 @@ class Sink:
         # Bytes entregues.
         self.size = 0
         self.began = clock()
-        # Quanto dura a medição, em µs, e os bytes de cada vigésimo dela.
+        # Quanto dura a medição, em µs, e os bytes de cada barra.
         self.span = span
         self.bars = collections.Counter()
 
     def write(self, pieces):
-        bar = (clock() - self.began) * 20 // self.span
+        bar = (clock() - self.began) * BARS // self.span
         self.bars[bar] += sum(map(len, pieces))
 
     def idle(self):
@@ -366,17 +370,17 @@ def who_am_i():
 # caiu, o cabo que caiu e o endereço que mudou. Uma CONFIRMA por milésimo de segundo (ou por quarto
 # da janela) mantém o servidor em dia; sem novidade, repete-se a última, que pode ter se perdido.
 
-# Servidor calado (µs): procura-o de novo, e retoma; vezes seguidas sem um byte a mais.
+# Servidor calado por tanto (µs): procura-se de novo por ele, e a cópia continua.
 SILENCE_US = 3_000_000
-EMPTY_MAX = 5
+GONE = "o servidor calou. Veja se ele está no ar, confira o cabo e repita o comando"
 # Uma confirmação por ms; sem novidade, a última outra vez (µs).
 ACK_EVERY_US = 1000
 ACK_AGAIN_US = 50_000
 # Quadros lidos por escrita, e o teto deles em bytes.
 BATCH_BLOCKS = 64
 BATCH_BYTES = 1 << 20
-# O cabeçalho depois do EtherType: o que é igual em todos os blocos de uma cópia (tipo, versão, n,
-# sessão), num pedaço só, que se compara de uma vez; bloco, relógio.
+# O HEADER da parte 7, do tipo em diante, lido às pressas: tipo, versão, n e sessão são iguais em
+# todos os blocos de uma cópia, e se comparam de uma vez, como 8 bytes; depois, bloco e relógio.
 SAME = struct.Struct("!BBHI")
 PREFIX = struct.Struct("!8sIQ")
 
@@ -546,11 +550,8 @@ MESSAGE_MAX = 1 << 16
 SHORT_TEXT = 128
 # Bytes do nome de uma máquina no EIS-ME.
 HOST_NAME_MAX = 64
-# Num ABRE: não temos nada dele; e cabe qualquer tamanho.
+# O tamanho e a data, num ABRE, de quem ainda não tem nada do arquivo.
 NO_FILE = (0, 0)
-NO_LIMIT = 2**64 - 1
-
-GONE = "o servidor calou. Veja se ele está no ar, confira o cabo e repita o comando"
 
 # linux/sockios.h e linux/ethtool.h: o que move uma interface.
 SIOCETHTOOL = 0x8946
@@ -875,6 +876,8 @@ class Client:
 # mede. O que se baixa só ganha o nome final se o SHA-256 confere; um servidor que se cala no meio é
 # procurado outra vez, e a cópia continua de onde está.
 
+# Sessões seguidas sem um byte a mais, e `baixar` desiste.
+EMPTY_MAX = 5
 WRONG_MTU = "Veja (ip link) se o MTU é o mesmo nas duas máquinas e no que há entre elas"
 # `mensagem` busca o que o servidor diz de tanto em tanto (µs).
 FETCH_US = 200_000
@@ -1073,10 +1076,11 @@ def measure(client, args):
     *_, sent, again, trip, least, _ = unpack_body(CARD, card)
     if not sink.bars:
         raise Failure(f"em {args.word:g} s não chegou bloco nenhum. {WRONG_MTU}")
-    for at in range(20):
+    for at in range(BARS):
         bar = "#" * round(40 * sink.bars[at] / max(sink.bars.values()))
-        rate = sink.bars[at] * 160 / span
-        print(f"{(at + 1) * args.word / 20:6.2f} s {bar:40} {rate:8.1f} Mbit/s")
+        # Bits por µs: Mbit/s.
+        rate = sink.bars[at] * 8 / (span / BARS)
+        print(f"{(at + 1) * args.word / BARS:6.2f} s {bar:40} {rate:8.1f} Mbit/s")
     useful = transfer.receiver.next * transfer.block / span
     print(f"útil: {useful * 8:.1f} Mbit/s ({useful:.1f} MB/s), em blocos de {transfer.block} B")
     print(f"volta: {trip / 1000:.2f} ms (a menor, {least / 1000:.2f}); "
