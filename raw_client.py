@@ -579,7 +579,8 @@ class Client:
     def __init__(self, args, sock):
         self.interface = args.interface
         self.verbose = args.verbose
-        self.wait = args.espera
+        # Quanto procurar por um servidor, em segundos.
+        self.search_s = args.espera
         self.sock = sock
         # Quem digitou sudo, ou None.
         self.user = drop_root()
@@ -606,13 +607,15 @@ class Client:
         self.carrier = has_carrier(interface.flags)
         self.mac = interface.mac
         self.mtu = interface.mtu
-        self.room = min(self.mtu - (HEADER.size - 14) - self.seal_size, 0xFFFF)
-        # O kernel cobra de cada quadro na fila mais do que os bytes dele.
+        # Bytes de dados num quadro: o MTU não conta o que vem antes do tipo.
+        self.room = min(self.mtu - (HEADER.size - KIND_AT) - self.seal_size, 0xFFFF)
+        # Quadros na fila: o kernel cobra de cada um mais do que os bytes dele.
         space = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self.queue = space // (2 * self.mtu + 1024)
+        # Blocos que se guardam fora de ordem; o bitmap deles vai numa CONFIRMA só.
         bitmap = (self.room - LAYOUT[ACK].size) * 8
         self.capacity = min(WINDOW_BLOCKS, WINDOW_BYTES // self.room, bitmap)
-        self.buffer = memoryview(bytearray(self.mtu + 14))
+        self.buffer = memoryview(bytearray(self.mtu + KIND_AT))
 
     def hear_only(self, session=None):
         """Só o que vem de um servidor e, se dita, nesta sessão. Failure se a interface sumiu."""
@@ -705,7 +708,7 @@ class Client:
         nonce = os.urandom(16)
         found = {}
         turn = 0
-        until = clock() + int(self.wait * 1e6)
+        until = clock() + int(self.search_s * 1e6)
         while clock() < until and (everyone or not found):
             self.look()
             self.say_waiting(turn, found)
@@ -750,7 +753,7 @@ class Client:
             print(f"{self.interface} está sem conexão: confira o cabo, ou a rede Wi-Fi. Espero...",
                   file=sys.stderr)
         elif turn == 3 and not found:
-            print(f"espero um servidor em {self.interface} por até {self.wait:g} s...",
+            print(f"espero um servidor em {self.interface} por até {self.search_s:g} s...",
                   file=sys.stderr)
 
     def explain_nobody(self):
@@ -782,10 +785,14 @@ class Client:
 
     def enter(self, offer):
         """Passa à sessão que um servidor ofereceu."""
-        self.server, mine, theirs, self.server_name, self.echo, self.echoed = offer
+        self.server = offer.mac
+        self.server_name = offer.name
+        # O relógio dele no EIS-ME, e o nosso quando ele chegou: o ABRE os devolve (eco, espera).
+        self.echo = offer.echo
+        self.echoed = offer.echoed
         # Daqui em diante, só ele: noutro, o mesmo nome pode ser outro filme.
         self.target = self.server
-        self.number, key = session_of(self.key, mine, theirs)
+        self.number, key = session_of(self.key, offer.client_nonce, offer.server_nonce)
         # Partes de texto que foram, que vieram, e a mensagem que vem vindo.
         self.said = 0
         self.heard = 0
@@ -961,7 +968,7 @@ def list_all(client, args):
     """listar: o catálogo de cada servidor que responde. O que um não diz não esconde os outros."""
     problems = []
     for offer in client.find(everyone=True):
-        client.target = offer[0]
+        client.target = offer.mac
         try:
             # O tempo gasto com quem calou não deixa valer a oferta dos outros: pede-se outra.
             if problems:
@@ -1135,7 +1142,9 @@ def read_line():
 
 def say_lines(client, typed_bytes, at_end):
     """Envia, e tira de `typed_bytes`, cada linha inteira; no fim, também a que não acabou."""
-    while b"\n" in typed_bytes or at_end and typed_bytes or len(typed_bytes) > MESSAGE_MAX:
+    # A que não acaba, e já passa do limite, também vai: é say() quem a recusa.
+    least = 0 if at_end else MESSAGE_MAX
+    while b"\n" in typed_bytes or len(typed_bytes) > least:
         line, _, rest = typed_bytes.partition(b"\n")
         typed_bytes[:] = rest
         client.say(line.decode("utf-8", "replace"))
@@ -1329,8 +1338,11 @@ class IndexFirst(Pipe):
         return parts
 
 
-def read_part(client, name, wanted=None, offset=0, identity=(0, 0)):
-    """Um pedaço de um arquivo do servidor: (a Transfer, os bytes)."""
+def read_part(client, name, wanted=None, offset=0, identity=NO_FILE):
+    """Um pedaço de um arquivo do servidor: (a Transfer, os bytes).
+
+    wanted: quantos bytes, desde `offset`; None: até o fim. Levanta Failure se o arquivo mudou.
+    """
     client.enter(client.find()[0])
     transfer = client.open(name, offset, identity)
     sink = Memory(wanted)
@@ -1365,9 +1377,9 @@ def choose_pipe(client, name, fd):
 def player_command(words):
     """O comando do tocador: o que se pediu, ou o primeiro que há. Levanta Failure."""
     choices = [words] if words else [[name] for name in PLAYERS]
-    command = next((words for words in choices if shutil.which(words[0])), None)
+    command = next((choice for choice in choices if shutil.which(choice[0])), None)
     if command is None:
-        tried = ", ".join(words[0] for words in choices)
+        tried = ", ".join(choice[0] for choice in choices)
         raise Failure(f"não achei tocador ({tried}). Instale: sudo apt install mpv")
     name, *options = command
     known = PLAYERS.get(os.path.basename(name), [])
@@ -2239,6 +2251,7 @@ class CommandLine(Parser):
 
 
 def mac_address(text):
+    """type= de --servidor: os seis bytes de um MAC."""
     if not re.fullmatch("([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}", text):
         raise argparse.ArgumentTypeError(
             f"{text!r} não é um MAC: são seis pares, como 02:00:00:00:00:01")
@@ -2246,7 +2259,7 @@ def mac_address(text):
 
 
 def player_words(text):
-    """As palavras de --player. Levanta ArgumentTypeError se não há, ou se uma aspa não fecha."""
+    """type= de --player: as palavras do comando; erro se não há, ou se uma aspa não fecha."""
     try:
         words = shlex.split(text)
     except ValueError:

@@ -6862,11 +6862,11 @@ class TestRawClientClient(RawClientTestCase):
         m, other, chosen = self.client_module, b"\x02\0\0\0\0\1", b"\x02\0\0\0\0\2"
         for target, asked in ((None, [m.BROADCAST, chosen]), (other, [other, chosen])):
             sent = mock.Mock(send=mock.Mock(), fileno=lambda: 0)
-            client = self.bare_client(sock=sent, number=0, target=target, wanted=target, wait=0.0001,
+            client = self.bare_client(sock=sent, number=0, target=target, wanted=target, search_s=0.0001,
                                       mac=bytes(6), mtu=1500, key=b"", frames=lambda until: ())
             with mock.patch.object(m, "attach_filter"), contextlib.redirect_stderr(io.StringIO()):
                 self.assertRaises(m.Failure, client.find)
-                client.enter((chosen, b"a" * 16, b"b" * 16, "vm", 1, 1))
+                client.enter(m.Offer(chosen, b"a" * 16, b"b" * 16, "vm", 1, 1))
                 client.number = 0
                 self.assertRaises(m.Failure, client.find)
             self.assertEqual(sorted({call[0][0][:6] for call in sent.send.call_args_list}), sorted(asked))
@@ -6974,7 +6974,7 @@ class TestRawClientClient(RawClientTestCase):
         """L10: outro MAC, ou outro MTU, no meio do caminho: o OLÁ seguinte já sai com ele."""
         m, sent = self.client_module, mock.Mock(fileno=lambda: 0)
         sent.getsockopt.return_value = 1 << 20
-        client = self.bare_client(sock=sent, number=0, wait=0.0001, key=b"", frames=lambda until: ())
+        client = self.bare_client(sock=sent, number=0, search_s=0.0001, key=b"", frames=lambda until: ())
         del client.look
         for mac, mtu in ((b"\2\0\0\0\0\1", 1500), (b"\2\0\0\0\0\2", 1400)):
             now = m.Interface(m.IFF_UP | m.IFF_RUNNING, mac, mtu, m.ARPHRD_ETHER)
@@ -7133,7 +7133,8 @@ class TestRawClientProgress(RawClientTestCase):
 
     def test_list_goes_on_without_the_silent_one(self):
         """`listar`: um servidor que calou, lotado ou torto não esconde os outros, mas conta no estado de saída."""
-        m, servers = self.client_module, [(bytes([2, 0, 0, 0, 0, at]),) for at in range(4)]
+        m = self.client_module
+        servers = [m.Offer(bytes([2, 0, 0, 0, 0, at]), b"", b"", "vm", 0, 0) for at in range(4)]
         client = mock.Mock(target=None)
         client.find = lambda everyone=False: servers if everyone else [(client.target, "outra oferta")]
         ends = [m.Silence(m.GONE), m.Failure(m.REASONS[m.FULL]), m.ProtocolError("x"), None]
@@ -7141,7 +7142,7 @@ class TestRawClientProgress(RawClientTestCase):
                 self.assertRaisesRegex(m.Failure, "02:00:00:00:00:00: .*calou.*:01: .*lotado.*:02: x"):
             m.list_all(client, None)
         self.assertEqual(shown.mock_calls, [mock.call(client, servers[0])] + [  # a oferta de antes já não vale
-            mock.call(client, (server, "outra oferta")) for server, in servers[1:]])
+            mock.call(client, (server.mac, "outra oferta")) for server in servers[1:]])
 
     def test_twisted_catalog(self):
         good = b"7 1700000000000000000 um nome\0" + b"0 -1 outro\0" + b"0 0 \x1b]0;x\x07\0"
