@@ -155,7 +155,8 @@ class LineBuffer:
     def feed(self, data):
         """Gera as linhas (str, sem o fim) que se completaram.
 
-        A que passa de LINE_LIMIT bytes é ProtocolError, depois de ouvidas as boas antes dela.
+        A que passa de LINE_LIMIT bytes (parte 3) é ProtocolError, depois de ouvidas as boas antes
+        dela.
         """
         data = bytes(data)
         if self.after_cr and data[:1] in (b"\n", b"\0"):
@@ -826,13 +827,15 @@ class Client:
         self.session = None
         # Já nos despedimos: o que ele ainda enviar é jogado fora.
         self.closing = False
-        # Enviou algo desde a última varredura, e quantos bytes nossos já confirmou (Deadlines).
+        # Para Deadlines (parte 8): enviou algo desde a última varredura?
         self.seen = True
+        # Quantos bytes nossos já confirmou.
         self.taken = 0
+        # A última varredura em que se viu que moveu algum byte.
         self.quiet_since = 0.0
-        # A hora em que o serviço é avisado (on_timeout) ou, na despedida, a em que se desliga; e a
-        # que não passa, mude o que mudar.
+        # A hora em que o serviço é avisado (on_timeout) ou, na despedida, a em que se desliga.
         self.deadline = None
+        # Na despedida, a hora além da qual aquela não se adia.
         self.last_deadline = 0.0
 
     def send(self, data):
@@ -943,7 +946,8 @@ class Engine:
         except Exception:
             self.confess(client)
 
-    # Quem vai dizer a um cliente que passou do prazo; ver ThreadEngine.expire.
+    # Avisa o serviço de que um cliente passou do prazo. Onde o aviso pode ter de esperar por ele, é
+    # outra thread quem o dá: ThreadEngine.expire.
     expire = guarded
 
     def confess(self, client):
@@ -960,17 +964,21 @@ class Engine:
         self.wake()
 
     def wake(self):
+        """Tira o motor da sua espera, de qualquer thread; ele então chama on_wake()."""
         with contextlib.suppress(OSError):
             # Já há avisos demais, ou o motor já fechou: não é preciso outro.
             self.wake_w.send(b"\0")
 
-    def hush(self):
+    def on_wake(self):
+        """Alguém bateu à porta, ou o relógio, ou um sinal."""
         with contextlib.suppress(BlockingIOError):
-            # Ninguém tocou.
+            # Sem aviso nenhum por ler, foi a porta.
             self.wake_r.recv(FIRST_CHUNK)
+        self.door.accept()
+        self.deadlines.sweep_if_due()
 
     def release(self, client, why):
-        """Fecha o descritor: abre-se um lugar."""
+        """Fecha o descritor: abre-se um lugar. Se estava cheio, a porta volta a ser vigiada."""
         client.raw.close()
         self.clients.discard(client)
         self.trace(f"- {client.name} {why}")
@@ -1001,7 +1009,7 @@ class ThreadEngine(Engine):
             self.part_with_all()
 
     def loop(self, selector):
-        """A cada volta: alguém bateu à porta, ou o relógio, ou um sinal."""
+        """Vigia a porta, enquanto há lugar, e os avisos de wake()."""
         watched = []
         while not self.stopping:
             listeners = self.door.open_listeners()
@@ -1013,9 +1021,7 @@ class ThreadEngine(Engine):
                     selector.register(listener, selectors.EVENT_READ)
                 watched = listeners
             selector.select()
-            self.hush()
-            self.door.accept()
-            self.deadlines.sweep_if_due()
+            self.on_wake()
 
     def share_one_cpu(self):
         """O GIL só deixa andar uma thread de Python por vez.
@@ -1092,6 +1098,7 @@ class ThreadEngine(Engine):
         self.release(client, why)
 
     def read_all(self, client, recv, on_data):
+        """Entrega ao serviço tudo o que ele enviar, até o FIN."""
         size = FIRST_CHUNK
         while True:
             data = recv(size)
@@ -1425,7 +1432,7 @@ class EpollEngine(Engine):
                     self.confess(client)
             if others:
                 # No fim da volta: um descritor fechado nela não pode já ser de outro.
-                self.greet()
+                self.on_wake()
             if self.waiting:
                 patience = self.post(events)
 
@@ -1441,11 +1448,8 @@ class EpollEngine(Engine):
         self.rounds = 0
         return None
 
-    def greet(self):
-        """Alguém bateu à porta, ou o relógio, ou um sinal."""
-        self.hush()
-        self.door.accept()
-        self.deadlines.sweep_if_due()
+    def on_wake(self):
+        super().on_wake()
         self.mind_the_door()
 
     def mind_the_door(self):
@@ -1671,6 +1675,7 @@ class Door:
                 self.let_in(sock, address)
 
     def let_in(self, sock, address):
+        """Quem --permitir deixa vira cliente do motor; os outros são fechados, sem uma palavra."""
         engine = self.engine
         # O macOS perde o endereço de quem já se foi.
         name = "{} porta {}".format(*address) if address else "quem já se foi"
