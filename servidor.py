@@ -1629,6 +1629,8 @@ class Deadlines:
 BACKLOG = 4096
 # Descritores que não são de clientes: terminal, escuta, epoll, certificados.
 FD_RESERVE = 16
+# Clientes que cabem onde não há a quem perguntar quantos descritores se podem abrir (Windows).
+PLACES_UNASKED = 4096
 # O socket que escuta já não escuta (`ss -K`, por exemplo): não há mais a quem atender.
 DEAF = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
 
@@ -1712,7 +1714,7 @@ def raise_fd_limit():
         # Só no Unix.
         import resource
     except ImportError:
-        return BACKLOG
+        return PLACES_UNASKED
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         # O macOS anuncia um limite que não deixa pedir.
@@ -1821,9 +1823,9 @@ def irc_line(text: str) -> bytes:
 
 def irc_speech(prefix: str, text: str, suffix: str = "") -> bytes:
     """Uma fala em quantas linhas for preciso."""
-    room = IRC_LINE - 2 - len((prefix + suffix).encode())
+    limit = IRC_LINE - 2 - len((prefix + suffix).encode())
     lines = []
-    for piece in cut_text(text, room):
+    for piece in cut_text(text, limit):
         lines.append(prefix.encode() + piece + suffix.encode() + b"\r\n")
     return b"".join(lines)
 
@@ -1891,17 +1893,17 @@ class Irc:
     def list_names(self, nick):
         """353, em quantas linhas couber, e 366."""
         prefix = f":sala 353 {nick} = {CHANNEL} :"
-        room = IRC_LINE - 2 - len(prefix.encode())
+        limit = IRC_LINE - 2 - len(prefix.encode())
         rows = [[]]
         size = 0
         for name in self.room.who():
             size += len(name.encode()) + 1
-            if size > room:
+            if size > limit:
                 rows.append([])
                 size = len(name.encode()) + 1
             rows[-1].append(name)
         lines = [irc_line(prefix + " ".join(row)) for row in rows]
-        lines.append(irc_line(f":sala 366 {nick} {CHANNEL} :é o fim da lista"))
+        lines.append(irc_line(f":sala 366 {nick} {CHANNEL} :{IRC_REPLIES[366]}"))
         return b"".join(lines)
 
     # Linhas viram pedidos.
@@ -2295,7 +2297,10 @@ class TLSStream:
 
 
 # ---------------------------------------------------------------------------------------------
-# Em volta: a voz do servidor, os arquivos do TLS, a escuta
+# Em volta: a voz do servidor, os arquivos do TLS, a escuta, a casa
+#
+# O que não é deste servidor só. Entre cercas está o que outros scripts da coleção têm igual, byte
+# por byte.
 
 # --- bloco comum: voz ---
 # Texto à espera de um terminal parado (Ctrl+S), em bytes; as linhas que passam disso se perdem, mas
@@ -2833,7 +2838,13 @@ def explain_host(error, host):
 
 
 # ---------------------------------------------------------------------------------------------
-# Em volta: linha de comando
+# Em volta: a linha de comando
+#
+# As opções, o que elas recusam, e o contexto TLS que pedem.
+
+# O que se escolhe em --modo e em --motor.
+SERVICES = {"eco": Echo, "chat": Chat, "http": Http}
+ENGINES = {"threads": ThreadEngine, "epoll": EpollEngine}
 
 
 def network(text):
@@ -2954,6 +2965,12 @@ def load_tls(args):
     return tls_context(True, args.certificado, args.chave, args.ca_clientes)
 
 
+# ---------------------------------------------------------------------------------------------
+# Em volta: abrir a porta, dizer como se chega a ela, e atender
+#
+# O socket que escuta é nosso, ou do systemd. A primeira linha em stdout diz onde; as outras, o que
+# digitar na outra máquina: é o que falta a quem subiu o servidor e não sabe o endereço dele.
+
 def outside_addresses(family):
     """Por onde outra máquina chega a esta. O connect() de UDP não envia nada: pergunta a rota."""
     # Endereços reservados para exemplos (RFC 5737 e 3849).
@@ -3014,11 +3031,13 @@ def explain_way(listener, args):
     if ip.is_unspecified:
         addresses = [address for address in outside_addresses(listener.family)
                      if is_reachable(address, args.permitir)]
-    ways = [f"./cliente.py {address} {port}" + " --tls" * bool(args.tls) for address in addresses]
+    if not addresses:
+        return "de outra máquina: veja o endereço desta com ip addr"
+    options = " --tls" if args.tls else ""
+    ways = [f"./cliente.py {address} {port}{options}" for address in addresses]
     if "%" in host:
         ways[0] += " (depois do %, a interface de lá)"
-    return "de outra máquina: " + ("\n              ou: ".join(ways)
-                                   or "veja o endereço desta com ip addr")
+    return "de outra máquina: " + "\n              ou: ".join(ways)
 
 
 def is_reachable(address, networks):
@@ -3038,11 +3057,6 @@ def announce(listeners, args, voice):
         voice.note(f"só atende {', '.join(map(str, args.permitir))}")
     for listener in listeners:
         voice.note(explain_way(listener, args))
-
-
-# O que se escolhe em --modo e em --motor.
-SERVICES = {"eco": Echo, "chat": Chat, "http": Http}
-ENGINES = {"threads": ThreadEngine, "epoll": EpollEngine}
 
 
 def serve(args):
