@@ -180,7 +180,11 @@ class Chip(NamedTuple):
 
 
 class Pin:
-    """Uma linha de GPIO. O nível é lógico: True é LED aceso, ou botão apertado."""
+    """Uma linha de GPIO. O nível é lógico: True é LED aceso, ou botão apertado.
+
+    Cada caminho diz como: chips() gera os que se veem por ele; open() toma a linha; put() escreve
+    nela, e get() a lê. OSError é o pino que não obedeceu.
+    """
 
     # Descritor do que se lê; None enquanto a linha não é nossa.
     fd = None
@@ -798,7 +802,8 @@ FAILED_PEERS = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, e
                 errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
                 errno.EINTR, errno.ETIMEDOUT, errno.ECONNRESET)
 
-# Ninguém é desligado sem uma palavra: quem se cala é o antepassado em C, que obedece assim mesmo.
+# Ninguém é desligado sem uma palavra: desligar calado é o que faz o led_process em C depois de
+# obedecer, e quem ouvisse silêncio nos tomaria por ele (Mute, parte 5).
 NO_PLACE = "ERRO sem lugar para mais esta conexão"
 NO_TLS = "ERRO aqui a conversa é sem TLS\n".encode()
 
@@ -825,6 +830,7 @@ class Client(threading.Thread):
         self.challenge = os.urandom(32).hex()
         # Já se sabe que fala linhas, e não HTTP.
         self.lines_spoken = False
+        # O desafio já lhe foi dito, ou não é preciso.
         self.challenged = self.trusted
         # Pediu LED WATCH: ouve, e não precisa falar.
         self.watching = False
@@ -1071,7 +1077,7 @@ class Server:
 # ---------------------------------------------------------------------------------------------
 # 5. Button: o toque, e a conversa que o leva ao LED
 #
-# O contato de um botão treme ao fechar (seção 2: Pin.presses). Cada toque contado espera na fila
+# O contato de um botão treme ao fechar (parte 2: Pin.presses). Cada toque contado espera na fila
 # até ser entregue, ou até envelhecer: uma thread conta, outra entrega, e nem um servidor mudo nem
 # um DNS parado fazem perder o toque seguinte. O que se perde é dito.
 
@@ -1080,28 +1086,10 @@ MAX_PRESSES = 64
 # Segundos: pausa entre duas tentativas; o que o fim do programa espera por uma entrega em curso.
 RETRY_S = 1
 COURIER_S = 1
-
-
+# O que se diz de um servidor mudo: é o antepassado deste.
+ANCESTOR = "deve ser o led_process em C, que cumpre LED ON e LED OFF, e nunca responde"
 # Começo do registro com que o TLS recusa o que não entende: alerta, versão 3.x (RFC 8446, 5.1).
 TLS_ALERT = b"\x15\x03"
-# Por que um certificado não serve (certificate verify failed), e o que fazer, pelos números do
-# OpenSSL (X509_V_ERR_...). {ca} é a opção que diz em quem se confia.
-BAD_CERTIFICATES = {
-    9: "ainda não vale. Confira o relógio desta máquina: date",
-    10: "venceu. Lá é preciso um novo; ou confira o relógio desta máquina: date",
-    18: "é assinado por ele mesmo, e não está em {ca}",
-    19: "vem de uma autoridade que não está em {ca}",
-    20: "vem de uma autoridade que não está em {ca}",
-    62: "é de outro nome: use um dos que ele traz",
-    64: "é de outro endereço: use um dos que ele traz, ou um nome",
-}
-
-
-def explain_certificate(error, where, option):
-    """Por que não se confia em quem está em where; option: a de dizer em quem confiar."""
-    unknown = f"não serve ({error.verify_message}). Confira o endereço e {{ca}}"
-    why = BAD_CERTIFICATES.get(error.verify_code, unknown)
-    return f"o certificado de {where} {why.replace('{ca}', option)}"
 
 
 class Button:
@@ -1312,10 +1300,6 @@ def send_command(args):
             raise Failure(f"{silence}: {ANCESTOR}") from None
         print(f"{silence}: {ANCESTOR}", file=sys.stderr)
     return 0
-
-
-# O que se diz do antepassado, uma vez.
-ANCESTOR = "deve ser o led_process em C, que cumpre LED ON e LED OFF, e nunca responde"
 
 
 class Delivery:
@@ -1846,6 +1830,7 @@ class Page:
         finally:
             self.led.unwatch(tell)
             with self.lock:
+                # A subtração tira da conta quem chega a zero: ela não cresce sem fim.
                 self.viewers -= collections.Counter([client.source])
         return b""
 
@@ -1946,7 +1931,8 @@ def is_loopback(host) -> bool:
 
 MQTT_PORT = 1883
 MQTT_TLS_PORT = 8883
-# Segundos de silêncio prometidos ao broker: passado o dobro da metade sem notícia dele, ele se foi.
+# Segundos de silêncio que prometemos não passar. Na metade deles vai um PINGREQ, e o broker que não
+# responde na outra metade se foi.
 MQTT_KEEPALIVE_S = 30
 # Segundos para conectar, para o CONNACK e para o nosso próprio `online` voltar.
 MQTT_ANSWER_S = 5
@@ -1970,8 +1956,8 @@ MQTT_SUFFIX = 8
 SERIAL_PATH = "/proc/device-tree/serial-number"
 CARDS = "/sys/class/net/*/device"
 
-# Os pacotes (seção 2.2.1): os quatro bits altos do primeiro byte.
-# Só estes: nem QoS 2, nem deixar de assinar, fazem falta a um LED.
+# Os pacotes (MQTT 3.1.1, 2.2.1): os quatro bits altos do primeiro byte. Só estes: nem QoS 2, nem
+# deixar de assinar, fazem falta a um LED.
 CONNECT = 1
 CONNACK = 2
 PUBLISH = 3
@@ -1986,7 +1972,7 @@ QOS_1 = 0x02
 CLEAN_AND_WILL = 0x02 | 0x04 | 0x08 | 0x20
 WITH_USER = 0x80
 WITH_PASSWORD = 0x40
-# Por que um broker não nos quer (CONNACK). O mesmo engano é 4 num e 5 noutro.
+# Por que um broker não nos quer (CONNACK). A senha errada é 4 num broker, e 5 noutro.
 REFUSALS = {
     1: "não fala MQTT 3.1.1",
     2: "não aceita este nome: --nome OUTRO",
@@ -2232,7 +2218,7 @@ class Mqtt:
         self.password = None
         if args.mqtt_senha_arquivo:
             self.password = broker_password(args.mqtt_senha_arquivo)
-        # Como o dizemos, e por quem nos tomam lá.
+        # O broker, nas nossas frases; e o nome com que ele nos conhece.
         self.where = f"{self.host} porta {self.port}"
         self.name = args.nome or own_name(args.acao)
         # O LED desta placa; None em `botao`.
@@ -2880,6 +2866,9 @@ class Voice:
 
 # ---------------------------------------------------------------------------------------------
 # Em volta: TLS e escuta
+#
+# Em quem se confia, por que não, e em que endereço se atende. Entre cercas está o que outros
+# scripts da coleção têm igual, byte por byte.
 
 # --- bloco comum: contexto ---
 # SSL_OP_IGNORE_UNEXPECTED_EOF, que o Python 3.8 e o 3.9 ligam com o OpenSSL 3: um fim sem
@@ -2954,6 +2943,26 @@ def client_context(args):
     if not (args.tls or args.ca or args.sem_verificar or args.certificado):
         return None
     return tls_context(False, args.certificado, args.chave, args.ca, not args.sem_verificar)
+
+
+# Por que um certificado não serve (certificate verify failed), e o que fazer, pelos números do
+# OpenSSL (X509_V_ERR_...). {ca} é a opção que diz em quem se confia.
+BAD_CERTIFICATES = {
+    9: "ainda não vale. Confira o relógio desta máquina: date",
+    10: "venceu. Lá é preciso um novo; ou confira o relógio desta máquina: date",
+    18: "é assinado por ele mesmo, e não está em {ca}",
+    19: "vem de uma autoridade que não está em {ca}",
+    20: "vem de uma autoridade que não está em {ca}",
+    62: "é de outro nome: use um dos que ele traz",
+    64: "é de outro endereço: use um dos que ele traz, ou um nome",
+}
+
+
+def explain_certificate(error, where, option):
+    """Por que não se confia em quem está em where; option: a de dizer em quem confiar."""
+    unknown = f"não serve ({error.verify_message}). Confira o endereço e {{ca}}"
+    why = BAD_CERTIFICATES.get(error.verify_code, unknown)
+    return f"o certificado de {where} {why.replace('{ca}', option)}"
 
 
 # --- bloco comum: escuta ---
@@ -3046,6 +3055,9 @@ def explain_access(args, private):
 
 # ---------------------------------------------------------------------------------------------
 # Em volta: as ações e a linha de comando
+#
+# Cada ação toma o que lhe cabe (porta, pinos, broker) e o devolve na ordem inversa, acabe como
+# acabar. Cada uma tem o seu parser, e a ajuda dela só mostra as suas opções.
 
 @contextlib.contextmanager
 def ready_led(args, house):
@@ -3140,6 +3152,7 @@ def explain_button(args):
 
 
 def work(args):
+    """As ações que duram, neste terminal ou em segundo plano (--fundo)."""
     if args.fundo:
         return Background().launch(lambda ready: serve(args, ready))
     return serve(args)
@@ -3509,7 +3522,7 @@ CLIENT = {"botao", "enviar"}
 
 
 def add_options(parser, action):
-    """As opções; as de outras ações são aceitas e não aparecem. Devolve estas, e o que valem."""
+    """As opções; as de outras ações são aceitas e não aparecem. Devolve estas: nome -> padrão."""
     strangers = {}
 
     def option(actions, name, text, **settings):
@@ -3567,7 +3580,7 @@ def add_network_options(option):
 def add_broker_options(option):
     option(LED | BUTTON, "--mqtt", "liga também para este broker MQTT (porta padrão: 1883)",
            type=broker_address, metavar="ENDEREÇO[:PORTA]")
-    option(LED | BUTTON, "--mqtt-usuario", "quem o broker nos julga", metavar="USUÁRIO")
+    option(LED | BUTTON, "--mqtt-usuario", "o nosso usuário no broker", metavar="USUÁRIO")
     option(LED | BUTTON, "--mqtt-senha-arquivo", "a senha deste usuário", metavar="ARQUIVO")
     option(LED | BUTTON, "--mqtt-ca", metavar="ARQUIVO",
            text="liga por TLS (porta padrão: 8883), e confia nesta autoridade")
