@@ -659,8 +659,8 @@ def find_pin(args, bcm, output, house):
     if not failures:
         raise Failure(f"nenhum chip de Raspberry Pi ({', '.join(CHIPS)}) por {args.gpio}. "
                       "Sem placa: --gpio simulado")
-    # O chardev é o caminho que não falta em kernel nenhum: vale o que ele disse.
-    error = failures.get("chardev", failures[min(failures)])
+    # O chardev é o caminho que não falta em kernel nenhum: vale o que ele disse. Sem ele há um só.
+    error = failures.get("chardev", next(iter(failures.values())))
     if isinstance(error, OSError):
         error = Failure(explain_pin(error, bcm))
     raise error
@@ -1063,15 +1063,20 @@ class Server:
         """Dá um lugar, e uma thread, se o endereço dele ainda tem parte nos lugares."""
         self.clients.add(client)
         same = sum(other.source == client.source for other in list(self.clients))
+        if same > MAX_PER_SOURCE:
+            self.turn_away(client)
+            return
         try:
-            if same > MAX_PER_SOURCE:
-                raise RuntimeError("esse endereço já tem a sua parte dos lugares")
             client.start()
         except RuntimeError:
-            # Ou o sistema não dá mais threads: é este cliente que fica de fora, e só ele.
-            if not self.tls:
-                client.send(NO_PLACE)
-            client.release()
+            # O sistema não dá mais threads: é este cliente que fica de fora, e só ele.
+            self.turn_away(client)
+
+    def turn_away(self, client):
+        """Não há lugar para ele, e ele ouve por quê; por TLS, que nem começou, não ouviria."""
+        if not self.tls:
+            client.send(NO_PLACE)
+        client.release()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -2616,9 +2621,10 @@ class House:
         self.log = None
         self.voice = Voice(self.end)
         for name in END_SIGNALS:
-            self.obey(name)
+            self.end_on(name)
 
-    def obey(self, name):
+    def end_on(self, name):
+        """O sinal, se este sistema o tem, vira um pedido de fim."""
         # SIGHUP ignorado é de quem rodou com nohup.
         known = hasattr(signal, name)
         if known and (name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN):
