@@ -164,6 +164,8 @@ UDEV_S = 2
 POLL_S = 0.005
 # O maior sono de uma espera, em segundos.
 WAKE_S = 0.5
+# O passo de quem só espera o fim do programa, também em segundos.
+STEP_S = 0.2
 # A linha que se usava não está mais ali: unexport de outro programa, ou chip que saiu.
 VANISHED = (errno.ENODEV, errno.ENOENT, errno.ENXIO)
 
@@ -577,7 +579,7 @@ class SimulatedPin(Pin):
         while sources and not house.ending:
             ready = sources
             if self.fd is not None:
-                ready = wait_ready(sources, timeout=SILENCE_S)
+                ready = wait_ready(sources, timeout=STEP_S)
             for fd in list(ready):
                 data = os.read(fd, CHUNK)
                 yield from range(data.count(b"\n"))
@@ -783,7 +785,7 @@ MAX_PER_SOURCE = 64
 CHUNK = 16384
 # Um recv() sem nada a entregar: com TLS, é o fim de um registro que ainda não veio.
 NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError) if ssl else (BlockingIOError,)
-# Segundos de silêncio que encerram uma linha sem fim; e o passo de quem espera o fim do programa.
+# Segundos de silêncio que encerram uma linha sem fim.
 SILENCE_S = 0.2
 # Segundos para o TLS e a senha: dá para fazer a conta à mão, com nc e openssl.
 LOGIN_S = 30
@@ -898,7 +900,7 @@ class Client(threading.Thread):
             if not self.lines_spoken:
                 spoken = dialect(rest)
                 if spoken == "http":
-                    return self.speak(rest)
+                    return self.server.page.serve(self, rest)
                 if spoken == "tls":
                     return self.hang_up(NO_TLS)
                 if spoken or not rest.strip():
@@ -940,10 +942,6 @@ class Client(threading.Thread):
             self.challenged = True
             self.send(f"DESAFIO {self.challenge}")
 
-    def speak(self, start):
-        """Um navegador, que nunca chega às linhas. start: o que ele já disse, do começo."""
-        self.server.page.serve(self, start)
-
     def send(self, text):
         self.write(text.encode() + b"\n")
 
@@ -969,7 +967,7 @@ class Client(threading.Thread):
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
             while not self.lost and time.monotonic() < deadline:
-                if self.can_read(SILENCE_S) and not self.sock.recv(CHUNK):
+                if self.can_read(STEP_S) and not self.sock.recv(CHUNK):
                     break
 
     def cut(self):
@@ -1028,7 +1026,7 @@ class Server:
     def run(self, listener):
         """Aceita até a hora de parar; depois espera que as threads dos clientes acabem."""
         threading.stack_size(STACK_BYTES)
-        listener.settimeout(SILENCE_S)
+        listener.settimeout(STEP_S)
         looked = time.monotonic()
         while not self.house.ending:
             self.accept(listener)
@@ -1044,7 +1042,7 @@ class Server:
     def accept(self, listener):
         """Um cliente, se há lugar; senão ele espera na fila do kernel, sem erro."""
         if len(self.clients) >= MAX_CLIENTS:
-            time.sleep(SILENCE_S)
+            time.sleep(STEP_S)
             return
         try:
             sock, address = listener.accept()
@@ -1054,7 +1052,7 @@ class Server:
             if error.errno not in (*SHORTAGES, *FAILED_PEERS):
                 raise Failure(f"a porta {self.args.porta} deixou de atender: {reason(error)}")
             # Sem a pausa, giraria em falso.
-            time.sleep(SILENCE_S)
+            time.sleep(STEP_S)
             return
         # macOS: quem já se foi não tem endereço.
         self.admit(Client(self, sock, address[0] if address else "::"))
@@ -1711,7 +1709,10 @@ class Page:
         self.lock = threading.Lock()
 
     def serve(self, client, start):
-        """Atende um pedido e encerra; /eventos dura enquanto a página estiver aberta."""
+        """Atende um pedido e encerra; /eventos dura enquanto a página estiver aberta.
+
+        start: o que o navegador já disse, do começo.
+        """
         try:
             request = self.read(client, start)
             why = foreign(request.headers)
@@ -2606,7 +2607,7 @@ END_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "
 LOG_LIMIT = 1 << 20
 LOG_PATH = "~/.led_gpio.log"
 LOCK_PATH = "~/.led_gpio.pid"
-# Passos de SILENCE_S que `parar` espera.
+# Passos de STEP_S que `parar` espera.
 STOP_TRIES = 50
 
 
@@ -2760,9 +2761,9 @@ def stop_background(_args):
         if background.take():
             print(f"parado: pid {background.pid}")
             return
-        time.sleep(SILENCE_S)
+        time.sleep(STEP_S)
     raise Failure(f"o pid {background.pid} recebeu o SIGTERM e não acabou em "
-                  f"{STOP_TRIES * SILENCE_S:g} s. À força: kill -9 {background.pid}")
+                  f"{STOP_TRIES * STEP_S:g} s. À força: kill -9 {background.pid}")
 
 
 # --- bloco comum: voz ---
@@ -3124,9 +3125,7 @@ def operate(args, house, ready, stack):
     if args.acao != "botao":
         led, answer = stack.enter_context(ready_led(args, house))
     if args.acao != "servidor":
-        button = ready_button(args, house, stack)
-    if args.acao == "iniciar":
-        button.deliver = lambda _born: house.say("toque: {} -> {}".format(*led.press("botão")))
+        button = ready_button(args, house, led, stack)
     ready(house)
     if mqtt:
         mqtt.start(led, button)
@@ -3139,16 +3138,18 @@ def operate(args, house, ready, stack):
         stack.callback(button.join)
         house.note(explain_button(args))
     while not house.ending:
-        time.sleep(SILENCE_S)
+        time.sleep(STEP_S)
 
 
-def ready_button(args, house, stack):
-    """O botão com o seu pino tomado, e quem lhe leva os toques até o LED."""
+def ready_button(args, house, led, stack):
+    """O botão com o seu pino tomado, e quem lhe leva os toques até o LED; led: None se é remoto."""
     pin = stack.enter_context(taken_pin(args, args.botao, False, house))
-    if args.acao == "botao":
-        # A senha e o TLS: o que lhes falta se diz já, e não ao primeiro toque.
-        Conversation(args)
-    return Button(pin, Delivery(args, house).deliver, house)
+    delivery = Delivery(args, house)
+    if led:
+        return Button(pin, lambda _born: delivery.report(*led.press("botão")), house)
+    # A senha e o TLS: o que lhes falta se diz já, e não ao primeiro toque.
+    Conversation(args)
+    return Button(pin, delivery.deliver, house)
 
 
 def explain_button(args):

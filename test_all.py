@@ -7773,7 +7773,8 @@ class LedTestCase(ScriptTestCase):
 
     def spawn(self, script, *args, constants=None, **options):
         """Com sonos mais curtos, o teste espera menos."""
-        constants = {"SILENCE_S": 0.05, "WAKE_S": 0.1, "RETRY_S": 0.05, "COURIER_S": 0.1, **(constants or {})}
+        short = {"SILENCE_S": 0.05, "STEP_S": 0.05, "WAKE_S": 0.1, "RETRY_S": 0.05, "COURIER_S": 0.1}
+        constants = {**short, **(constants or {})}
         return super().spawn(script, *args, constants=constants, **options)
 
     def command(self, script, *args, prefix=(), constants=None):
@@ -8654,7 +8655,7 @@ class TestLedGpioServer(LedTestCase):
         self.addCleanup(threading.stack_size, old)
         with mock.patch.object(self.led.time, "sleep") as sleep:
             server.run(types.SimpleNamespace(accept=accept, settimeout=mock.Mock()))
-        sleep.assert_called_with(self.led.SILENCE_S)
+        sleep.assert_called_with(self.led.STEP_S)
         self.assertEqual((events, server.clients, ours[1].fileno()), ([], set(), -1))
 
     def test_listener_that_is_gone(self):
@@ -8683,7 +8684,7 @@ class TestLedGpioServer(LedTestCase):
         child = types.SimpleNamespace(host="127.0.0.1", port=listener.getsockname()[1])
         old = threading.stack_size()
         self.addCleanup(threading.stack_size, old)
-        with mock.patch.object(self.led, "SILENCE_S", 0.05), mock.patch.object(self.led, "WAKE_S", 0.05):
+        with mock.patch.object(self.led, "STEP_S", 0.05), mock.patch.object(self.led, "WAKE_S", 0.05):
             accepting = threading.Thread(target=server.run, args=(listener,))
             accepting.start()
             try:
@@ -9411,7 +9412,7 @@ class TestLedGpioHouse(LedTestCase):
         """Quem não obedece ao SIGTERM: `parar` desiste num prazo, e diz o que resta."""
         led = load("led_gpio.py")
         fake = types.SimpleNamespace(pid=4321, take=lambda: False)
-        with mock.patch.object(led, "Background", lambda: fake), mock.patch.object(led, "SILENCE_S", 0.001), \
+        with mock.patch.object(led, "Background", lambda: fake), mock.patch.object(led, "STEP_S", 0.001), \
                 mock.patch.object(led.os, "kill") as kill:
             with self.assertRaisesRegex(led.Failure, "não acabou.*kill -9 4321"):
                 led.stop_background(None)
