@@ -1024,7 +1024,7 @@ def download_all(client, name, sink):
     reached = 0
     tries = 0
     while True:
-        digest = attempt(client, name, sink)
+        digest = download_session(client, name, sink)
         if digest:
             return digest
         tries += 1
@@ -1036,8 +1036,8 @@ def download_all(client, name, sink):
         print("o servidor calou: procuro por ele para continuar", file=sys.stderr)
 
 
-def attempt(client, name, sink):
-    """Uma sessão de cópia, desde onde o parcial está; None se o servidor calou no meio."""
+def download_session(client, name, sink):
+    """Uma sessão de cópia, desde onde o parcial está: o SHA-256, ou None se o servidor calou."""
     client.enter(client.find()[0])
     before = sink.size
     try:

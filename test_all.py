@@ -6808,7 +6808,7 @@ class TestRawClientTransfer(RawClientTestCase):
     def test_answers_but_no_block_arrives(self):
         """MTU que não passa no meio do caminho: FICHA vem, DADOS não. Um erro, e não um laço."""
         m, args = self.client_module, mock.Mock(word="x", saida=str(self.home / "x"), sobrescrever=False)
-        with mock.patch.object(m, "attempt", side_effect=[False] * m.EMPTY_MAX + [KeyboardInterrupt]), \
+        with mock.patch.object(m, "download_session", side_effect=[False] * m.EMPTY_MAX + [KeyboardInterrupt]), \
                 contextlib.redirect_stderr(io.StringIO()), self.assertRaisesRegex(m.Failure, "MTU"):
             m.download(mock.Mock(), args)
         client = mock.MagicMock(asked=b"")
