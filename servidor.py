@@ -641,7 +641,7 @@ class Chat(Service):
             line = to_line(event)
             if event.kind not in ("welcome", "named") and not event.to:
                 self.say(line)
-            # Escreve-se uma vez em cada dialeto, e não uma por membro.
+            # Escreve-se uma vez em cada dialeto, e não uma por membro; nas linhas, já está escrito.
             written = {self.plain: f"{line}\n".encode()}
             dialect = None
             for client in members:
