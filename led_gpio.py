@@ -897,21 +897,27 @@ class Client(threading.Thread):
         while data != b"" and not self.expired(alive):
             data = self.receive(SILENCE_S if rest or not self.challenged else WAKE_S)
             rest += data or b""
-            if not self.lines_spoken:
-                spoken = dialect(rest)
-                if spoken == "http":
-                    return self.server.page.serve(self, rest)
-                if spoken == "tls":
-                    return self.hang_up(NO_TLS)
-                if spoken or not rest.strip():
-                    self.challenge_once()
-                self.lines_spoken = spoken == "linhas"
-            if data == b"" or data is None and self.complete(rest):
+            if not self.lines_spoken and self.serves_stranger(rest):
+                return
+            # Sem fim de linha, o da conexão serve; ou um breve silêncio.
+            if data == b"" or (data is None and self.complete(rest)):
                 rest += b"\n"
             lines, rest = split_lines(rest)
             for line in lines:
                 alive = time.monotonic()
                 yield line
+
+    def serves_stranger(self, start):
+        """Atende, até o fim, quem começou por HTTP ou TLS; False se fala linhas, ou não se sabe."""
+        spoken = dialect(start)
+        if spoken == "http":
+            self.server.page.serve(self, start)
+        elif spoken == "tls":
+            self.hang_up(NO_TLS)
+        elif spoken or not start.strip():
+            self.challenge_once()
+        self.lines_spoken = spoken == "linhas"
+        return spoken in ("http", "tls")
 
     def expired(self, alive):
         """Passou o prazo dele, ou o nosso?"""
