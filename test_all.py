@@ -5171,7 +5171,8 @@ class RawLab:
         self.prefix = ("nsenter", "--preserve-credentials", "-U", "-n", "-t", str(self.holder.pid))
 
     def ip(self, *words):
-        subprocess.run([*self.prefix, "ip", *words], check=True)
+        # O caminho inteiro: o nsenter do busybox, ao ouvir só "ip", usa o dele, que sabe menos.
+        subprocess.run([*self.prefix, shutil.which("ip"), *words], check=True)
 
     def close(self):
         for sock in (*self.sockets.values(), self.control):
