@@ -22,10 +22,10 @@ O cliente ingênuo, que envia tudo e só depois lê, e que com um arquivo pequen
     while data := sock.recv(65536):
         os.write(1, data)
 
-O que lhe falta, e cada parte deste arquivo cura uma falta:
+O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
 
     1  com 64 MiB trava: os dois enviam, ninguém lê ..... Sender, converse
-    2  ninguém atende, e ele diz um número (errno) ...... connect, explain_connect
+    2  ninguém atende, e ele não diz o que fazer ........ connect, explain_connect
     3  o que chega rasga a linha que se digita .......... Screen
     4  não sabe se o servidor é rápido .................. Meter, Histogram
     5  quem está no caminho lê tudo ..................... start_tls, TLSStream

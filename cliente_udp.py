@@ -23,10 +23,10 @@ O cliente ingênuo, que já conversa com o eco:
         sock.send(line.encode())
         print(sock.recv(65535).decode(), end="")
 
-O que lhe falta, e cada parte deste arquivo cura uma falta:
+O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
 
     1  sem ninguém lá, o send() dá certo e o recv() falha ... Wire
-    2  o que se perde não volta: espera para sempre ......... ask, exchange
+    2  espera o perdido para sempre, e o atrasado engana .... ask, exchange
     3  não sabe quanto se perde, se dobra ou se atrasa ...... Tally
     4  numa sala, só ouve quando fala ....................... Conversation, Screen
 

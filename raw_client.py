@@ -24,13 +24,13 @@ O cliente ingênuo escreve o bloco, se ele é o próximo, e diz qual falta:
             expected += 1
         sock.send(pack_frame(seal, server, mine, ACK, session, expected, clock(), window))
 
-O que lhe falta, e cada parte deste arquivo cura uma falta:
+O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
 
     1  o bloco que se adianta vai fora, e viaja de novo .... Receiver
-    2  cortado no meio, recomeça do zero ................... Partial, Memory, Pipe
+    2  guarda onde calhar, e cortado recomeça do zero ...... Partial, Memory, Pipe
     3  um servidor que se cala o prende para sempre ........ Transfer, Silence
     4  não sabe a quem pedir ............................... Client
-    5  não diz o que há, nem quanto falta, nem se veio certo .. Progress, download, list_all
+    5  não diz o que há, quanto falta, se veio certo ....... Progress, download, list_all
     6  um filme com o índice no fim não toca ............... IndexFirst, find_tail, play
     7  um quadro com um bit virado acaba com ele ........... ProtocolError, unpack_frame
 

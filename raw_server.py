@@ -24,12 +24,12 @@ O servidor ingênuo envia um bloco e, antes do seguinte, espera a confirmação 
             with contextlib.suppress(socket.timeout):
                 confirmed = unpack_frame(seal, sock.recv(2048)).block > block
 
-O que lhe falta, e cada parte deste arquivo cura uma falta:
+O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
 
     1  um quadro com um bit virado acaba com ele ........... ProtocolError, unpack_frame
-    2  um bloco perdido só se nota quando o prazo acaba .... Flights
-    3  um bloco por volta: com 20 ms de ida, 0,3 Mbit/s .... Sender, Plan
-    4  mais longe do que o seu prazo, repete tudo .......... Path
+    2  o que se perde só se nota quando o prazo acaba ...... Flights
+    3  um bloco por volta: se ela é de 40 ms, 0,3 Mbit/s ... Sender, Plan
+    4  não sabe a que ritmo, nem quanto esperar ............ Path
     5  o filme inteiro na memória, e um só ................. Source, Listing
     6  o segundo cliente espera o fim do primeiro .......... Session, Batch
     7  um cliente que se cala o prende para sempre ......... Server

@@ -24,17 +24,17 @@ O servidor ingênuo, que já atende:
             client.sendall(data)
         client.close()
 
-O que lhe falta, e cada parte deste arquivo cura uma falta:
+O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
 
      1  faz uma coisa só ............................. Echo, Service
-     2  toma um recv() por uma linha ................. LineBuffer, Telnet
+     2  numa conversa, um recv() não é uma linha ..... LineBuffer, Telnet
      3  um cliente não fala com outro ................ Chat, Room
      4  um navegador não o entende ................... Http
      5  despede-se cortando o que acabou de dizer .... Client
-     6  um cliente que pensa faz os outros esperar ... ThreadEngine
+     6  o segundo espera que o primeiro vá embora .... ThreadEngine
      7  mil clientes custam mil threads .............. EpollEngine
      8  um cliente mudo guarda o lugar para sempre ... Deadlines
-     9  quando os lugares acabam, morre no accept() .. Door
+     9  sem descritores livres, morre no accept() .... Door
     10  um programa de IRC não o entende ............. Irc
     11  quem está no caminho lê tudo ................. TLSStream
 

@@ -19,10 +19,10 @@ O servidor ingênuo, que já atende a todos:
     while True:
         sock.sendto(*sock.recvfrom(65535))
 
-O que lhe falta, e cada parte deste arquivo cura uma falta:
+O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
 
     1  uma resposta que não sai o derruba ................. Server
-    2  um datagrama forjado põe dois ecos em laço eterno .. Guard
+    2  forjado, põe dois ecos em laço, ou inunda alguém ... Guard
     3  crê no remetente, que num cartão pode ser mentira .. Cookies, cookie
     4  um cliente não fala com outro ...................... Chat, Room
     5  nesta máquina nada se perde, e ninguém aprende ..... BadNetwork
