@@ -2110,14 +2110,17 @@ def perform(build_parser, action, argv):
 
 def interrupt(*_):
     """Ctrl+C e SIGTERM: um só caminho de saída, uma vez só; o segundo não corta o fim no meio."""
-    signals = signal.SIGINT, signal.SIGTERM
-    # Barrados no kernel antes: um que chegasse durante a troca seria dito pelo Python, num
-    # traceback. No Windows não há como.
+    # Barrados no kernel: o Python, ao se desmontar, os devolve ao padrão do sistema, que mata.
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    for number in signals:
-        signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    # Uma função que nada faz: com SIG_IGN, um que já tivesse chegado seria dito num traceback.
+    answer_signals(lambda *_: None)
     raise KeyboardInterrupt
+
+
+def answer_signals(handler):
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, handler)
 
 
 def run(build_parser, action, argv=None):
@@ -2139,6 +2142,9 @@ def run(build_parser, action, argv=None):
         for stream in sys.stdout, sys.stderr:
             with last_words():
                 flush(stream, status)
+    if signal.getsignal(signal.SIGTERM) is not interrupt:
+        # O fim foi pedido, e nada mais há por receber: as outras threads não barram sinais.
+        answer_signals(signal.SIG_IGN)
     return status
 # --- fim do bloco comum: casa ---
 
