@@ -653,7 +653,6 @@ def find_pin(args, bcm, output, house):
         try:
             if pin.locate():
                 pin.open()
-                house.note(f"GPIO{bcm}: {pin}")
                 return pin
         except (OSError, Failure) as error:
             pin.close()
@@ -2748,7 +2747,7 @@ class Background:
     def detach(self, house, done):
         """Tudo tomado: noutra sessão, nem o Ctrl+C nem o fim deste terminal o alcançam."""
         path = os.path.expanduser(LOG_PATH)
-        print(f"em segundo plano; o que diz: tail -f {path}", flush=True)
+        house.say(f"em segundo plano; o que diz: tail -f {path}")
         os.pwrite(self.lock, b"%d" % os.getpid(), 0)
         os.setsid()
         house.move_to(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
@@ -2853,16 +2852,19 @@ class Pen(threading.Thread):
 class Voice:
     """O que um servidor diz a quem o opera, sem esperar: say() em stdout, note() em stderr.
 
-    A primeira linha é a de stdout, "escutando em ...": a de stderr espera que ela tenha saído.
+    As duas no mesmo terminal têm uma caneta só, e as linhas saem na ordem em que foram ditas. Se
+    não, a primeira é a de stdout, "escutando em ...": a de stderr espera que ela tenha saído.
     """
 
     def __init__(self, on_end):
         self.screen = Pen(sys.stdout, on_end)
-        self.notes = Pen(sys.stderr, lambda: None, after=self.screen)
+        self.notes = self.screen
+        self.screen.start()
+        if not os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno()):
+            self.notes = Pen(sys.stderr, lambda: None, after=self.screen)
+            self.notes.start()
         self.say = self.screen.put
         self.note = self.notes.put
-        self.screen.start()
-        self.notes.start()
 
     @property
     def broken(self):
@@ -3084,6 +3086,7 @@ def ready_led(args, house):
             led = Led(pin)
             led.watch(tell_console(house))
             house.say(f"escutando em {host} porta {args.porta}")
+            house.note(f"GPIO{args.led}: {pin}")
             house.note(access)
             server = Server(led, tls, secret, args, house)
             try:
@@ -3150,6 +3153,7 @@ def operate(args, house, ready, stack):
 def ready_button(args, house, led, stack):
     """O botão com o seu pino tomado, e quem lhe leva os toques até o LED; led: None se é remoto."""
     pin = stack.enter_context(taken_pin(args, args.botao, False, house))
+    house.note(f"GPIO{args.botao}: {pin}")
     delivery = Delivery(args, house)
     if led:
         return Button(pin, lambda _born: delivery.report(*led.press("botão")), house)

@@ -2383,16 +2383,19 @@ class Pen(threading.Thread):
 class Voice:
     """O que um servidor diz a quem o opera, sem esperar: say() em stdout, note() em stderr.
 
-    A primeira linha é a de stdout, "escutando em ...": a de stderr espera que ela tenha saído.
+    As duas no mesmo terminal têm uma caneta só, e as linhas saem na ordem em que foram ditas. Se
+    não, a primeira é a de stdout, "escutando em ...": a de stderr espera que ela tenha saído.
     """
 
     def __init__(self, on_end):
         self.screen = Pen(sys.stdout, on_end)
-        self.notes = Pen(sys.stderr, lambda: None, after=self.screen)
+        self.notes = self.screen
+        self.screen.start()
+        if not os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno()):
+            self.notes = Pen(sys.stderr, lambda: None, after=self.screen)
+            self.notes.start()
         self.say = self.screen.put
         self.note = self.notes.put
-        self.screen.start()
-        self.notes.start()
 
     @property
     def broken(self):

@@ -8161,10 +8161,10 @@ class TestLedGpioPin(LedTestCase):
                                   if path.startswith("/dev/") else []):
             with led.taken_pin(args, 17, True, house) as line:
                 line.write(True)
-                fd = line.fd
+                fd, shown = line.fd, str(line)
         self.assertRaises(OSError, os.fstat, fd)  # fechar devolve a linha
         self.assertEqual(values, [(0x8 | 0x2, 1, 1)])
-        self.assertRegex(house.said[0], "chardev.*gpiochip4")
+        self.assertRegex(shown, "chardev.*gpiochip4")
 
     def test_no_chip(self):
         for kind in ("sysfs", "chardev"):
@@ -10562,6 +10562,21 @@ class TestTodos(ScriptTestCase):
             pen.end()
             pen.join(WATCHDOG_S)
         self.assertEqual(written, [b"escutando\n", b"modo eco\n"])
+
+    def test_one_terminal_keeps_the_order(self):
+        """stdout e stderr no mesmo terminal: as linhas saem na ordem em que foram ditas; separados, cada um no seu."""
+        m, home, said = load("servidor_udp.py"), self.folder(), [f"linha {number}" for number in range(200)]
+        m.VOICE_PARTING_S = WATCHDOG_S
+        for names in (("um", "um"), ("dois", "três")):
+            with contextlib.ExitStack() as stack:
+                files = [stack.enter_context(open(home / name, "a", encoding="utf-8")) for name in names]
+                with mock.patch.object(m.sys, "stdout", files[0]), mock.patch.object(m.sys, "stderr", files[1]):
+                    voice = m.Voice(None)
+                    for number, line in enumerate(said):
+                        (voice.note if number % 2 else voice.say)(line)
+                    voice.close()
+        lines = {name: (home / name).read_text(encoding="utf-8").splitlines() for name in ("um", "dois", "três")}
+        self.assertEqual(lines, {"um": said, "dois": said[::2], "três": said[1::2]})
 
     def test_the_last_lines_do_not_wait_for_the_pause(self):
         """A pausa entre duas idas à saída junta linhas; no fim, o que falta sai já, e inteiro."""
