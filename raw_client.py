@@ -1671,6 +1671,8 @@ PACKET_OTHERHOST = 3
 
 # Uma FICHA, ou um pedido com um nome de arquivo comprido, não cabe em menos do que isto.
 MTU_MIN = 256
+# Quanto se espera, no máximo, por uma interface que está trocando de nome (µs).
+RENAMING_US = 500_000
 # O que o kernel conta de cada interface.
 NET_FOLDER = "/sys/class/net"
 
@@ -1685,20 +1687,20 @@ def clock() -> int:
 def ask_interface(sock, *questions) -> tuple:
     """(tipo, respostas) do kernel, por ioctl(2), sobre a interface do socket.
 
-    Ele só responde pelo nome, e ela pode ganhar outro entre se saber o nome e se perguntar: aí se
-    pergunta de novo. Levanta OSError (ENODEV) se ela se foi.
+    Ele só responde pelo nome, e enquanto o troca, por milissegundos, ninguém a acha nem pelo novo:
+    aí se pergunta de novo. Levanta OSError (ENODEV) se ela se foi, e já não tem nome.
     """
     import fcntl
-    before = None
+    until = clock() + RENAMING_US
     while True:
         name, _, _, hardware, _ = sock.getsockname()
         request = struct.pack("256s", name.encode())
         try:
             return hardware, [fcntl.ioctl(sock, question, request) for question in questions]
         except OSError:
-            if name == before:
+            if not name or clock() > until:
                 raise
-            before = name
+            time.sleep(1e-3)
 
 
 def attach_filter(sock, side, session=None):

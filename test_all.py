@@ -6989,7 +6989,7 @@ class TestRawClientClient(RawClientTestCase):
         self.assertEqual(client.mtu, 1300)
 
     def test_name_that_changes_between_two_looks(self):
-        """L10: o kernel só responde pelo nome, e ele mudou depois de o sabermos: a interface não sumiu."""
+        """L10: o kernel só responde pelo nome, e enquanto o troca nem pelo novo: a interface não sumiu."""
         names = []
         sock = mock.Mock(getsockname=lambda: (names.pop(0), 0, 0, 1, b""))
 
@@ -6999,7 +6999,7 @@ class TestRawClientClient(RawClientTestCase):
             return b"resposta"
 
         for name in "raw_client.py", "raw_server.py":
-            names[:] = ["velho", "novo", "velho", "", ""]
+            names[:] = ["velho", "velho", "velho", "novo", "velho", ""]
             with mock.patch("fcntl.ioctl", ioctl):
                 self.assertEqual(load(name).ask_interface(sock, 1, 2), (1, [b"resposta"] * 2))
                 self.assertRaises(OSError, load(name).ask_interface, sock, 1)
