@@ -96,7 +96,9 @@ def bytecode_folder():
 def bytecode(name):
     """O script já compilado, num arquivo com o nome dele: o Python o reconhece pelos primeiros bytes e o roda como ao
     outro. Compilar era um quarto da vida de um filho, e os testes têm uns mil."""
-    return py_compile.compile(str(HERE / name), os.path.join(bytecode_folder(), name), doraise=True)
+    folder = tempfile.mkdtemp(dir=bytecode_folder())  # o de um teste já tem a pasta dele, e fica lá o fonte
+    os.chmod(folder, 0o755)
+    return py_compile.compile(str(HERE / name), os.path.join(folder, os.path.basename(name)), doraise=True)
 
 
 def load(name):
