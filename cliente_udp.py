@@ -174,11 +174,11 @@ class Wire:
         if fault:
             return fault
         hint = {
-            errno.EMSGSIZE: "tente um datagrama menor",
-            errno.EACCES: "é um endereço de difusão?",
-            errno.EPERM: "um firewall não deixa?",
-        }.get(error.errno, "confira o endereço e a rede: ip route")
-        return f"não foi possível falar com {self.where} ({reason(error)}): {hint}"
+            errno.EMSGSIZE: "Tente um datagrama menor",
+            errno.EACCES: "É um endereço de difusão?",
+            errno.EPERM: "Um firewall não deixa?",
+        }.get(error.errno, "Confira o endereço e a rede: ip route")
+        return f"não foi possível falar com {self.where}: {reason(error)}. {hint}"
 
     def silence(self):
         """O que dizer quando nada voltou: em UDP, a causa ninguém conta."""
@@ -1241,7 +1241,8 @@ def host_name(text):
     """type= de um endereço IPv4 ou IPv6, ou de um nome; a quem errou, diz como se escreve."""
     if text.isdigit():
         again = typed("127.0.0.1", text, drop=(text, "127.0.0.1"))
-        raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: {again}")
+        raise argparse.ArgumentTypeError(f"{text} parece uma porta, que vem "
+                                         f"depois do endereço, sem opção: {again}")
     glued = re.fullmatch(r"\[(.+)\]:(\d+)|([^:]+):(\d+)", text)
     if glued:
         again = typed(*filter(None, glued.groups()), drop=(text,))

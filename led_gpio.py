@@ -1322,6 +1322,8 @@ class Delivery:
         self.house = house
         # O que mandar no próximo toque a quem não responde: o estado, só nós o sabemos.
         self.turn = None
+        # A última queixa: a mesma, a cada segundo, encheria a tela.
+        self.trouble = ""
 
     def deliver(self, born):
         """Leva um toque, dado no instante born, até que o servidor o cumpra ou ele envelheça."""
@@ -1334,6 +1336,7 @@ class Delivery:
                     wanted = wanted or opposite(conversation.ask("LED STATUS"))
                     self.report(wanted, conversation.ask(wanted))
                     self.turn = None
+                    self.trouble = ""
                     return
             except Mute as silence:
                 if self.turn:
@@ -1357,8 +1360,11 @@ class Delivery:
         age = time.monotonic() - born
         if age >= self.args.validade:
             self.house.note(f"toque perdido, {age:.1f} s depois de dado: {error}")
+            self.trouble = ""
             return True
-        self.house.note(f"{error}; o toque espera, nova tentativa em {RETRY_S} s")
+        if str(error) != self.trouble:
+            self.trouble = str(error)
+            self.house.note(f"o toque espera, por até {self.args.validade:g} s: {error}")
         time.sleep(RETRY_S)
         return False
 
@@ -2364,7 +2370,8 @@ class Mqtt:
         if fault:
             return fault
         if isinstance(error, ConnectionRefusedError):
-            return f"nenhum broker em {self.where} (conexão recusada). Ali: mosquitto -v"
+            return (f"nenhum broker em {self.where} (conexão recusada). "
+                    "Na máquina dele: sudo service mosquitto start (ou /usr/sbin/mosquitto -v)")
         if isinstance(error, socket.timeout):
             return f"o broker em {self.where} não responde"
         if ssl and isinstance(error, ssl.SSLCertVerificationError):
@@ -3491,7 +3498,8 @@ def host_name(text):
     """type= de um endereço IPv4 ou IPv6, ou de um nome; a quem errou, diz como se escreve."""
     if text.isdigit():
         again = typed("127.0.0.1", text, drop=(text, "127.0.0.1"))
-        raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: {again}")
+        raise argparse.ArgumentTypeError(f"{text} parece uma porta, que vem "
+                                         f"depois do endereço, sem opção: {again}")
     glued = re.fullmatch(r"\[(.+)\]:(\d+)|([^:]+):(\d+)", text)
     if glued:
         again = typed(*filter(None, glued.groups()), drop=(text,))

@@ -983,14 +983,17 @@ def list_all(client, args):
 def local_name(args):
     """Onde gravar: -o, ou o fim do nome pedido, que não sobe de pasta. Levanta Failure."""
     target = args.saida or escape(os.path.basename(args.word))
+    other, swap = "-o ARQUIVO", " Um arquivo se troca com --sobrescrever."
+    # No menu não há onde digitar uma opção.
+    if args.action is menu:
+        other, swap = "b N ARQUIVO", ""
     if not args.saida and target[:1] in ("", "."):
         raise Failure(f"de {escape(args.word)!r} não sai um bom nome de arquivo. "
-                      "Escolha um: -o ARQUIVO")
+                      f"Escolha um: {other}")
     # Nunca um filme no lugar de /dev/null, nem de uma pasta.
     replaceable = args.sobrescrever and os.path.isfile(target)
     if os.path.lexists(target) and not replaceable:
-        raise Failure(f"{target} já existe. Um arquivo se troca com --sobrescrever; "
-                      "outro lugar se dá com -o ARQUIVO")
+        raise Failure(f"{target} já existe.{swap} Outro lugar se dá com {other}")
     return target
 
 
@@ -1005,11 +1008,7 @@ def download(client, args):
             digest = download_all(client, args.word, sink)
         except KeyboardInterrupt:
             # Do arquivo: entre o pwrite() e a nossa conta dele também cabe um Ctrl+C.
-            kept = os.fstat(sink.fd).st_size
-            if kept:
-                with last_words():
-                    print(f"\n{human(kept)} em {sink.path}: o mesmo comando continua dali",
-                          file=sys.stderr)
+            say_kept(sink.path, os.fstat(sink.fd).st_size, "\n")
             raise
         if digest != sink.hash.digest():
             sink.discard()
@@ -1017,6 +1016,14 @@ def download(client, args):
                           "Repita o comando")
         sink.finish(args.sobrescrever)
     print(f"{target}: {human(sink.size)}, SHA-256 confere", file=sys.stderr)
+
+
+def say_kept(path, size, start=""):
+    """O que já veio não se perdeu: diz onde está, e como continuar."""
+    if size:
+        with last_words():
+            print(f"{start}{human(size)} em {path}: o mesmo comando continua dali",
+                  file=sys.stderr)
 
 
 def download_all(client, name, sink):
@@ -1038,7 +1045,11 @@ def download_all(client, name, sink):
 
 def download_session(client, name, sink):
     """Uma sessão de cópia, desde onde o parcial está: o SHA-256, ou None se o servidor calou."""
-    client.enter(client.find()[0])
+    try:
+        client.enter(client.find()[0])
+    except Failure:
+        say_kept(sink.path, sink.size)
+        raise
     before = sink.size
     try:
         transfer = client.open(os.fsencode(name), sink.size, sink.identity, sink.free())
@@ -1099,6 +1110,9 @@ def message(client, args):
     client.enter(client.find()[0])
     if args.word is not None:
         client.say(args.word)
+        # Num cano, ou num script, basta o estado de saída.
+        if sys.stderr.isatty():
+            print("entregue", file=sys.stderr)
         return
     if sys.stdin.isatty():
         print("escreva e tecle Enter; Ctrl+D termina", file=sys.stderr)
@@ -1171,17 +1185,25 @@ def menu(client, args):
         trouble = obey(client, args, names, line)
 
 
+def is_listed(number, names):
+    return number.isdecimal() and 0 < int(number) <= len(names)
+
+
 def obey(client, args, names, line):
     """Uma linha do menu; devolve o que dizer se não deu certo."""
     letter, _, rest = line.partition(" ")
+    number, _, other = rest.strip().partition(" ")
     actions = {"b": download, "t": play}
     try:
         if letter == "m":
             args.word = rest or None
             message(client, args)
-        elif letter in actions and rest.isdecimal() and 0 < int(rest) <= len(names):
-            args.word = names[int(rest) - 1]
+        elif letter in actions and is_listed(number, names):
+            args.word = names[int(number) - 1]
+            args.saida = other.strip() or None
             actions[letter](client, args)
+        elif is_listed(letter, names):
+            return f"para esse, digite b {letter} (baixar) ou t {letter} (tocar)"
         elif letter:
             return "não entendi: é b ou t com um número da lista, m ou s"
     except Failure as failure:
@@ -1576,7 +1598,7 @@ def unpack_frame(seal, data) -> Frame:
         raise ProtocolError("dados curtos")
     # Se o quadro foi cortado, também não bate.
     if not hmac.compare_digest(mark, bytes(data[end:end + len(mark)])):
-        raise ProtocolError("selo")
+        raise ProtocolError("selo errado")
     payload = bytes(data[HEADER.size:end])
     return Frame(target, source, kind, session, block, clock, payload)
 

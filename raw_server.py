@@ -197,7 +197,7 @@ def unpack_frame(seal, data) -> Frame:
         raise ProtocolError("dados curtos")
     # Se o quadro foi cortado, também não bate.
     if not hmac.compare_digest(mark, bytes(data[end:end + len(mark)])):
-        raise ProtocolError("selo")
+        raise ProtocolError("selo errado")
     payload = bytes(data[HEADER.size:end])
     return Frame(target, source, kind, session, block, clock, payload)
 
@@ -1272,7 +1272,7 @@ class Server:
         for session in list(self.sessions.values()):
             self.drop(session)
         if self.ignored:
-            counts = ", ".join(f"{why} {count}" for why, count in self.ignored.items())
+            counts = ", ".join(f"{count} ({why})" for why, count in self.ignored.items())
             self.voice.note(f"quadros ignorados: {counts}")
         if self.voice.screen.lost:
             self.voice.note(f"linhas que ninguém leu: {self.voice.screen.lost}")

@@ -2816,7 +2816,8 @@ def host_name(text):
     """type= de um endereço IPv4 ou IPv6, ou de um nome; a quem errou, diz como se escreve."""
     if text.isdigit():
         again = typed("127.0.0.1", text, drop=(text, "127.0.0.1"))
-        raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: {again}")
+        raise argparse.ArgumentTypeError(f"{text} parece uma porta, que vem "
+                                         f"depois do endereço, sem opção: {again}")
     glued = re.fullmatch(r"\[(.+)\]:(\d+)|([^:]+):(\d+)", text)
     if glued:
         again = typed(*filter(None, glued.groups()), drop=(text,))

@@ -1297,7 +1297,8 @@ def host_name(text):
     """type= de um endereço IPv4 ou IPv6, ou de um nome; a quem errou, diz como se escreve."""
     if text.isdigit():
         again = typed("127.0.0.1", text, drop=(text, "127.0.0.1"))
-        raise argparse.ArgumentTypeError(f"{text} parece uma porta, e aqui vai o endereço: {again}")
+        raise argparse.ArgumentTypeError(f"{text} parece uma porta, que vem "
+                                         f"depois do endereço, sem opção: {again}")
     glued = re.fullmatch(r"\[(.+)\]:(\d+)|([^:]+):(\d+)", text)
     if glued:
         again = typed(*filter(None, glued.groups()), drop=(text,))
@@ -1391,7 +1392,7 @@ def totals(datagrams, octets, guard):
     lines = [f"recebidos: {came}, de {plural(guard.sources, 'remetente')}",
              f"descartados: {sum(guard.dropped.values())}"]
     for why, count in sorted(guard.dropped.items()):
-        lines.append(f"  {count} {why}")
+        lines.append(f"  {why}: {count}")
     return "\n".join(lines)
 
 

@@ -3295,7 +3295,7 @@ class UDPTestCase(ScriptTestCase):
         text = server.output.data.decode()
         found = re.search(r"recebidos: (\d+) datagramas?, (\d+) bytes?, de (\d+) remetentes?", text)
         self.assertTrue(found, text + server.errors())
-        dropped = {why: int(n) for n, why in re.findall(r"^  (\d+) (.+)$", text, re.MULTILINE)}
+        dropped = {why: int(n) for why, n in re.findall(r"^  (.+): (\d+)$", text, re.MULTILINE)}
         return (*map(int, found.groups()), dropped)
 
     def vectors(self, kind):
@@ -5775,7 +5775,7 @@ class TestRawServerProtocolError(RawServerTestCase):
         self.assertLess(after[0] - before[0], 16 << 20, SEED)
         self.assertLess(after[1] - before[1], 5, SEED)
         self.stop(server)
-        self.assertRegex(server.errors(), "quadros ignorados: .*selo")
+        self.assertRegex(server.errors(), r"quadros ignorados: .*\d \(selo errado\)")
 
     def test_session_of_another_address(self):
         """O número da sessão não basta: quem o diz é quem a abriu."""
@@ -5804,7 +5804,7 @@ class TestRawServerProtocolError(RawServerTestCase):
         self.client("mensagem", "fim", *options)
         self.assertNotIn(b"uma vez", server.expect("diz: fim\n").string.split(b"diz: fim")[0])
         self.stop(server)
-        self.assertRegex(server.errors(), "quadros ignorados: .*selo")
+        self.assertRegex(server.errors(), r"quadros ignorados: .*\d \(selo errado\)")
 
     def test_clean_conversation_ignores_nothing(self):
         """O cliente diz FIM duas vezes, e o segundo, de uma sessão que acabou, não é um quadro torto."""
@@ -6763,7 +6763,7 @@ class TestRawClientPartial(RawClientTestCase):
             os.pwrite(sink.fd, b"x" * 1500, 0)
             raise KeyboardInterrupt
         args = types.SimpleNamespace(word="filme.bin", saida=str(self.home / "copia"),
-                                     sobrescrever=False)
+                                     sobrescrever=False, action=None)
         with mock.patch.object(module, "download_all", interrupted), contextlib.redirect_stderr(said), \
                 self.assertRaises(KeyboardInterrupt):
             module.download(mock.Mock(), args)
@@ -6873,6 +6873,15 @@ class TestRawClientClient(RawClientTestCase):
                 client.number = 0
                 self.assertRaises(m.Failure, client.find)
             self.assertEqual(sorted({call[0][0][:6] for call in sent.send.call_args_list}), sorted(asked))
+
+    def test_message_says_it_arrived(self):
+        """B7: a quem está no terminal, `mensagem` diz que chegou; num cano, só o estado de saída."""
+        self.serve()
+        client = self.spawn_client("mensagem", "oi", tty="all", status=0)
+        client.expect("entregue\r?\n")
+        self.assertEqual(client.wait(), 0)
+        done = self.client("mensagem", "oi")
+        self.assertEqual((done.out, done.err), (b"", ""))
 
     def test_line_without_end_is_bounded(self):
         self.serve()
@@ -7190,11 +7199,15 @@ class TestRawClientProgress(RawClientTestCase):
         client.expect("s: sair > ")
         client.expect("s: sair > ")
         self.assertEqual((self.home / "filme.bin").read_bytes(), data)
-        client.type("m olá do menu\n")
+        client.type("m olá do menu\n")  # o stderr não é um terminal: nada de "entregue"
         server.expect("diz: olá do menu")
         client.expect("s: sair > ")
-        client.type("t 9\nb ²\nb 1\n")
-        client.expect_error("não entendi(.|\n)*não entendi(.|\n)*já existe")
+        client.type("t 9\nb ²\nb 1\n1\n")
+        client.expect_error("não entendi(.|\n)*não entendi(.|\n)*já existe. Outro lugar se dá com b N ARQUIVO\n"
+                            "(.|\n)*digite b 1 [(]baixar")
+        client.type("b 1 outra cópia.bin\n")
+        client.expect_error("outra cópia.bin: .*confere")
+        self.assertEqual((self.home / "outra cópia.bin").read_bytes(), data)
         client.type("s\n")
         self.assertEqual(client.wait(), 0)
         client = self.spawn_client(tty=True, status=0)
@@ -7529,7 +7542,7 @@ class TestRawServerEnlaceRuim(RawTestCase):
         self.until(lambda: partial.exists() and partial.stat().st_size > 0, "o parcial cresce")
         relay.cut = True
         self.assertEqual(client.wait(), 1)
-        self.assertIn("nenhum servidor respondeu", client.errors())
+        self.assertRegex(client.errors(), "parcial: o mesmo comando continua dali\n.*nenhum servidor respondeu")
         self.assertGreater(partial.stat().st_size, 0)
 
     def test_two_servers(self):
@@ -8854,7 +8867,7 @@ class TestLedGpioButton(LedTestCase):
         button = self.button(port)
         server.stop()
         button.type("\n")
-        button.expect_error("ninguém escuta.*o toque espera, nova tentativa")
+        button.expect_error("o toque espera, por até 30 s: ninguém escuta")
         back = self.serve(port=port)
         button.expect("^toque: LED ON -> OK LED ON$")
         self.assertEqual(self.ask(back, b"LED STATUS"), b"OK LED ON")
@@ -8865,6 +8878,10 @@ class TestLedGpioButton(LedTestCase):
             button = self.button(closed.getsockname()[1], "--validade", 0.1)
             button.type("\n")
             button.expect_error(r"toque perdido, \d")
+            stubborn = self.button(closed.getsockname()[1], "--validade", 0.3, constants={"RETRY_S": 0.01})
+            stubborn.type("\n")
+            stubborn.expect_error(r"toque perdido, \d")
+            self.assertEqual(stubborn.errors().count("o toque espera"), 1, "a mesma queixa, uma vez")
             slow = self.button(closed.getsockname()[1])
             slow.type("\n\n\n")
             slow.expect_error("o toque espera")
@@ -9045,7 +9062,7 @@ class TestLedGpioConversation(LedTestCase):
         button = self.spawn("led_gpio.py", "botao", "127.0.0.1", self.dripping(), "--gpio", "simulado", "--fifo",
                             self.folder() / "fifo", ready=None, constants=quick)
         button.type("\n")
-        button.expect_error("não respondeu.*o toque espera")
+        button.expect_error("o toque espera.*não respondeu")
 
     def test_server_that_hangs_up(self):
         """EPIPE e RST são a rede, e se explicam; só o EPIPE da nossa saída é o terminal que se foi."""
@@ -10255,7 +10272,7 @@ class TestLedGpioMqtt(LedTestCase):
     def test_no_broker(self):
         """O LED por TCP nunca espera pelo broker; a falta dele é uma linha só; e um toque sem ele se diz."""
         child = self.start(action="iniciar", port=free_port())
-        child.expect_error("mqtt: nenhum broker em 127.0.0.1 porta .* nova tentativa em 0.01 s")
+        child.expect_error("mqtt: nenhum broker em 127.0.0.1 porta .* mosquitto start .*; nova tentativa em 0.01 s")
         self.assertEqual(self.ask(child, b"LED ON"), b"OK LED ON")
         child.expect_error("à espera de toques")
         self.press()
