@@ -10705,6 +10705,13 @@ sys.exit(script.run(script.Parser, action, []))
         result = self.run_script(script, "127.0.0.1:5051")
         self.assert_one_line_error(result, f"./{script} 127.0.0.1 5051", status=2)
 
+    @each("servidor.py", "cliente.py", "servidor_udp.py", "cliente_udp.py", "led_gpio.py")
+    def test_port_without_an_address(self, script):
+        """B11: a quem digita `--porta 5051`, que não há, diz-se onde a porta vai."""
+        for words in (["5051"], ["--porta", "5051"]):
+            result = self.run_script(script, *words)
+            self.assert_one_line_error(result, f"depois do endereço, sem opção: ./{script} 127.0.0.1 5051", status=2)
+
     @each_script
     def test_usage_errors_are_in_portuguese(self, script):
         """N17: o argparse fala inglês; a casa traduz as frases dele."""
