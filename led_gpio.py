@@ -2801,6 +2801,9 @@ class Pen(threading.Thread):
         self.spoke = threading.Event()
         # Chamada quando não há mais quem leia (`| head -1`).
         self.on_end = on_end
+        # A caneta que conta o que houve com esta, se as saídas são duas; e se já contou.
+        self.other = None
+        self.told = False
         self.ready = threading.Condition()
         self.box = bytearray()
         # Linhas que não couberam, ou que um disco cheio recusou.
@@ -2854,6 +2857,9 @@ class Pen(threading.Thread):
             if error.errno in (errno.EPIPE, errno.EINVAL):
                 self.broken = True
                 self.on_end()
+            elif self.other and not self.told:
+                self.told = True
+                self.other.put(f"a saída não aceita mais linhas, e elas se perdem: {reason(error)}")
 
 
 class Voice:
@@ -2869,6 +2875,7 @@ class Voice:
         self.screen.start()
         if not os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno()):
             self.notes = Pen(sys.stderr, lambda: None, after=self.screen)
+            self.screen.other = self.notes
             self.notes.start()
         self.say = self.screen.put
         self.note = self.notes.put

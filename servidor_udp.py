@@ -405,17 +405,11 @@ class Cookies:
 MAX_MEMBERS = 64
 # Segundos de silêncio que a sala aceita.
 IDLE_S = 120
-# Um telnet, ou um Ctrl+C digitado, põe destes antes da barra; o comando não vira fala por isso.
-CONTROLS = "".join(map(chr, [*range(33), *range(127, 160)]))
 
 
 def read_line(data: bytes) -> str:
     r"""A linha de um datagrama, sem o fim (\n, \r\n, \r\0) nem o que esconderia uma barra."""
-    text = data.decode("utf-8", "replace").rstrip("\r\n\0").strip()
-    bare = text.lstrip(CONTROLS)
-    if bare.startswith("/"):
-        return bare
-    return text
+    return reveal(data.decode("utf-8", "replace").rstrip("\r\n\0").strip())
 
 
 class Member:
@@ -777,14 +771,23 @@ def to_line(event: Event) -> str:
     return form.format(event, escape(event.text))
 
 
-# Um Ctrl+D no telnet, ou a marca de UTF-8 do Windows, antes da barra: o segredo que vem depois dela
-# não pode virar fala.
-BEFORE_SLASH = "\ufeff\x7f" + "".join(map(chr, range(0x20)))
+def reveal(line: str) -> str:
+    """A linha sem o que se esconde antes da barra, se ela começa por uma; se não, como veio.
+
+    Um espaço, um Ctrl+D no telnet, a marca de UTF-8 do Windows, um espaço de largura zero: o
+    segredo que vem depois da barra não pode virar fala.
+    """
+    bare = line
+    while bare[:1] == " " or not bare[:1].isprintable():
+        bare = bare[1:]
+    if bare.startswith("/"):
+        return bare
+    return line
 
 
 def parse_command(line: str) -> tuple:
     """`/msg ana oi` -> ("msg", "ana oi"); o que não começa por barra é fala: ("", linha)."""
-    command = line.lstrip(BEFORE_SLASH)
+    command = reveal(line)
     if not command.startswith("/"):
         return "", line
     name, _, rest = command[1:].partition(" ")
@@ -867,6 +870,9 @@ class Pen(threading.Thread):
         self.spoke = threading.Event()
         # Chamada quando não há mais quem leia (`| head -1`).
         self.on_end = on_end
+        # A caneta que conta o que houve com esta, se as saídas são duas; e se já contou.
+        self.other = None
+        self.told = False
         self.ready = threading.Condition()
         self.box = bytearray()
         # Linhas que não couberam, ou que um disco cheio recusou.
@@ -920,6 +926,9 @@ class Pen(threading.Thread):
             if error.errno in (errno.EPIPE, errno.EINVAL):
                 self.broken = True
                 self.on_end()
+            elif self.other and not self.told:
+                self.told = True
+                self.other.put(f"a saída não aceita mais linhas, e elas se perdem: {reason(error)}")
 
 
 class Voice:
@@ -935,6 +944,7 @@ class Voice:
         self.screen.start()
         if not os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno()):
             self.notes = Pen(sys.stderr, lambda: None, after=self.screen)
+            self.screen.other = self.notes
             self.notes.start()
         self.say = self.screen.put
         self.note = self.notes.put

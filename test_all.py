@@ -997,7 +997,11 @@ class TestServidorChat(ChatTests, ServerTestCase):
     """A sala: quem ouve o quê, e como se diz. Com threads."""
 
     def test_parse_command(self):
-        for line, command in (("oi", ("", "oi")), ("/quem", ("quem", "")), ("/NICK ana", ("nick", "ana")),
+        """S2: o que não se vê, ou um espaço, antes da barra não faz do comando uma fala."""
+        hidden = ("\x03\x04", "\x9b\x7f", " ", "\ufeff", "\u200b\u2060", "\u00a0 \u202e")
+        for line, command in (*((start + "/msg bia s", ("msg", "bia s")) for start in hidden),
+                              *((start + "oi /quem", ("", start + "oi /quem")) for start in hidden),
+                              ("oi", ("", "oi")), ("/quem", ("quem", "")), ("/NICK ana", ("nick", "ana")),
                               ("/msg ana oi, tudo bem", ("msg", "ana oi, tudo bem")), ("/", ("", "")), ("", ("", ""))):
             with self.subTest(line):
                 self.assertEqual(self.servidor.parse_command(line), command)
@@ -10564,6 +10568,16 @@ class TestTodos(ScriptTestCase):
         server.expect_error("(?i)esta máquina|em outro terminal")
         server.kill(signal.SIGTERM)
         self.assertEqual(server.wait(), 0)
+
+    @each_server
+    def test_output_on_a_full_disk(self, script):
+        """L1: a saída que um disco cheio recusa é dita em stderr, uma vez; o servidor segue, e acaba a pedido."""
+        if not os.path.exists("/dev/full"):
+            self.skipTest("aqui não há /dev/full")
+        with open("/dev/full", "wb") as full:
+            server = self.spawn(script, "127.0.0.1", 0, ready=None, stdout=full)
+        server.expect_error("^a saída não aceita mais linhas, e elas se perdem: não há mais espaço no disco$")
+        self.stop(server)
 
     def test_the_first_line_is_where_it_listens(self):
         """stdout e stderr num terminal só: o que stderr tem a dizer espera pela primeira linha de stdout."""
