@@ -3596,8 +3596,21 @@ def add_pin_options(option):
            default="/sys/class/gpio", metavar="RAIZ")
 
 
+def file_name(text):
+    """type= de um arquivo que se lê: abrir uma FIFO pararia aqui até alguém escrever nela."""
+    # A pasta tem a sua frase.
+    opens = os.path.isfile(text) or os.path.isdir(text)
+    if os.path.exists(text) and not opens:
+        again = f"(umask 077; cat {shlex.quote(text)} > copia.txt)"
+        raise argparse.ArgumentTypeError(f"{text} não é um arquivo comum. Copie-o antes: {again}")
+    return text
+
+
+# O que é comum às opções que levam um arquivo.
+FILE = {"type": file_name, "metavar": "ARQUIVO"}
+
+
 def add_network_options(option):
-    file = {"metavar": "ARQUIVO"}
     flag = {"action": "store_true"}
     seconds = {"type": number(float, 0, 10**6, "segundos"), "metavar": "S"}
     option({"botao"}, "--validade", "quanto insistir na entrega de um toque (padrão: 30)",
@@ -3605,13 +3618,13 @@ def add_network_options(option):
     option(LED, "--ocioso", "desliga quem passa S segundos calado; 0: nunca (padrão: 300)",
            default=300, **seconds)
     option(LED | CLIENT, "--senha-arquivo", "a senha que o cliente prova saber, a mesma dos dois",
-           **file)
+           **FILE)
     option(LED, "--sem-senha", "aceita ordens de qualquer um na rede", **flag)
-    option(LED | CLIENT, "--certificado", "o deste lado (PEM); no servidor, liga o TLS", **file)
-    option(LED | CLIENT, "--chave", "a chave dele, se não está no mesmo arquivo", **file)
-    option(LED, "--ca-clientes", "exige dos clientes um certificado desta autoridade", **file)
+    option(LED | CLIENT, "--certificado", "o deste lado (PEM); no servidor, liga o TLS", **FILE)
+    option(LED | CLIENT, "--chave", "a chave dele, se não está no mesmo arquivo", **FILE)
+    option(LED, "--ca-clientes", "exige dos clientes um certificado desta autoridade", **FILE)
     option(CLIENT, "--tls", "cifra a conversa e confere o certificado do servidor", **flag)
-    option(CLIENT, "--ca", "confia nesta autoridade, ou neste certificado", **file)
+    option(CLIENT, "--ca", "confia nesta autoridade, ou neste certificado", **FILE)
     option(CLIENT, "--sem-verificar", "cifra, mas não confere com quem fala", **flag)
 
 
@@ -3619,8 +3632,8 @@ def add_broker_options(option):
     option(LED | BUTTON, "--mqtt", "liga também para este broker MQTT (porta padrão: 1883)",
            type=broker_address, metavar="ENDEREÇO[:PORTA]")
     option(LED | BUTTON, "--mqtt-usuario", "o nosso usuário no broker", metavar="USUÁRIO")
-    option(LED | BUTTON, "--mqtt-senha-arquivo", "a senha deste usuário", metavar="ARQUIVO")
-    option(LED | BUTTON, "--mqtt-ca", metavar="ARQUIVO",
+    option(LED | BUTTON, "--mqtt-senha-arquivo", "a senha deste usuário", **FILE)
+    option(LED | BUTTON, "--mqtt-ca", **FILE,
            text="liga por TLS (porta padrão: 8883), e confia nesta autoridade")
     option(LED | BUTTON, "--nome", "como o broker nos conhece (padrão: o da máquina e o da placa)",
            type=device_name, metavar="NOME")

@@ -9501,6 +9501,19 @@ class TestLedGpioHouse(LedTestCase):
         self.assertRegex(str(pin), r"^simulado, em ~/\.led_gpio\.log$")
         self.assertEqual(str(self.led.SimulatedPin(self.parse("iniciar"), 17, True, None)), "simulado, neste terminal")
 
+    def test_file_that_would_never_open(self):
+        """N9: uma FIFO no lugar de um arquivo: uma linha, e não uma espera que nenhum sinal encerra."""
+        fifo = self.folder() / "fs"
+        os.mkfifo(fifo, 0o600)
+        broker = ("--mqtt", "127.0.0.1", "--mqtt-usuario", "ana")
+        for options in (("--senha-arquivo",), (*broker, "--mqtt-senha-arquivo"), (*broker, "--mqtt-ca"),
+                        ("--certificado",), ("--certificado", __file__, "--chave"), ("--ca-clientes",)):
+            result = self.run_script("led_gpio.py", "127.0.0.1", 0, "--gpio", "simulado", *options, fifo)
+            self.assert_one_line_error(result, f"{options[-1]}: {fifo} não é um arquivo comum", status=2)
+        for option in ("--senha-arquivo", "--ca", "--certificado"):
+            result = self.run_script("led_gpio.py", "enviar", "ON", option, fifo)
+            self.assert_one_line_error(result, f"{option}: {fifo} não é um arquivo comum", status=2)
+
     def test_one_pin_for_two(self):
         """C4: o LED e o botão na mesma linha: estado 2, por qualquer caminho."""
         for gpio in ("auto", "sysfs", "chardev", "simulado"):
