@@ -749,6 +749,9 @@ def open_source(folder, name):
     parts = name.split(b"/")
     if b"\0" in name or any(part in (b"", b".", b"..") for part in parts):
         raise Refusal(DENIED)
+    # O que o catálogo não mostra não existe.
+    if any(part.startswith(b".") for part in parts):
+        raise Refusal(NOT_FOUND)
     try:
         fd = open_below(folder, parts)
     except OSError as error:
@@ -771,7 +774,7 @@ def explain_folder(folder, error) -> str:
 
 
 def list_folder(folder):
-    """Gera o catálogo, "tamanho data nome": o que open_source aceitaria, menos os ocultos."""
+    """Gera o catálogo, "tamanho data nome": o que open_source aceitaria, sem os ocultos."""
     top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for path, folders, names, fd in os.fwalk(".", dir_fd=top):

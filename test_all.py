@@ -5874,6 +5874,18 @@ class TestRawServerSource(RawServerTestCase):
         self.assertIn(r"\x1b]0;x\x07\n.txt", text)
         self.assertIn("2 arquivo(s)", text)
 
+    def test_hidden_files_are_not_there(self):
+        """C8: o que o catálogo não mostra também não se baixa. A pasta servida, ela sim, pode ser oculta."""
+        self.videos = self.videos.rename(self.home / ".videos")
+        (self.videos / "dir" / ".git").mkdir(parents=True)
+        for name in ".oculto", "dir/.oculto", "dir/.git/config", "dir/visto":
+            (self.videos / name).write_text("x")
+        self.serve()
+        for name in b".oculto", b"dir/.oculto", b"dir/.git/config":
+            self.assertEqual(self.hand_client(open_name=name).error(), self.client_module.NOT_FOUND, name)
+        self.assert_one_line_error(self.client("baixar", ".oculto", "-o", "q", status=1), "não existe no servidor")
+        self.client("baixar", "dir/visto")
+
     def test_catalog_is_bounded(self):
         for number in range(5):
             (self.videos / str(number)).write_text("x")
