@@ -1787,11 +1787,18 @@ def explain_interface(name, interface) -> str:
     if interface.mtu < MTU_MIN:
         return (f"em {name} só cabem {interface.mtu} bytes (MTU), e são precisos {MTU_MIN}: "
                 f"sudo ip link set {name} mtu 1500")
-    # Quem é porta de uma ponte entrega a ela tudo o que ouve.
-    if os.path.exists(f"{NET_FOLDER}/{name}/brport"):
-        bridge = os.path.basename(os.path.realpath(f"{NET_FOLDER}/{name}/master"))
-        return f"{name} é uma porta da ponte {bridge}, e é ela quem ouve. Use {bridge}"
-    return ""
+    return explain_bridge(name)
+
+
+def explain_bridge(name) -> str:
+    """A porta de uma ponte entrega a ela tudo o que ouve, e não serve; "" se não é uma.
+
+    Quem o diz é /sys, que mostra a rede de quem o montou: num `unshare -n` sem outro, nada se vê.
+    """
+    if not os.path.exists(f"{NET_FOLDER}/{name}/brport"):
+        return ""
+    bridge = os.path.basename(os.path.realpath(f"{NET_FOLDER}/{name}/master"))
+    return f"{name} é uma porta da ponte {bridge}, e é ela quem ouve. Use {bridge}"
 
 
 def explain_name(name, error) -> str:

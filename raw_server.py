@@ -1324,12 +1324,19 @@ class Link:
             self.reread()
 
     def reread(self):
-        """O MAC e o MTU mudam com ela no ar (Wi-Fi, macvlan). Failure se já não existe."""
+        """O MAC e o MTU mudam com ela no ar (Wi-Fi, macvlan).
+
+        Levanta Failure se já não existe, ou se a puseram numa ponte: nada mais se ouviria aqui.
+        """
         self.checked = clock()
         try:
             now = read_interface(self.sock)
         except OSError:
             raise Failure(f"a interface {self.name} sumiu. Veja as outras: ip -br link") from None
+        # O nome de agora: também ele muda com ela no ar.
+        problem = explain_bridge(self.sock.getsockname()[0])
+        if problem:
+            raise Failure(problem)
         if now.mtu > self.mtu:
             self.buffer = memoryview(bytearray(now.mtu + 14))
         self.mac = now.mac
@@ -1560,11 +1567,18 @@ def explain_interface(name, interface) -> str:
     if interface.mtu < MTU_MIN:
         return (f"em {name} só cabem {interface.mtu} bytes (MTU), e são precisos {MTU_MIN}: "
                 f"sudo ip link set {name} mtu 1500")
-    # Quem é porta de uma ponte entrega a ela tudo o que ouve.
-    if os.path.exists(f"{NET_FOLDER}/{name}/brport"):
-        bridge = os.path.basename(os.path.realpath(f"{NET_FOLDER}/{name}/master"))
-        return f"{name} é uma porta da ponte {bridge}, e é ela quem ouve. Use {bridge}"
-    return ""
+    return explain_bridge(name)
+
+
+def explain_bridge(name) -> str:
+    """A porta de uma ponte entrega a ela tudo o que ouve, e não serve; "" se não é uma.
+
+    Quem o diz é /sys, que mostra a rede de quem o montou: num `unshare -n` sem outro, nada se vê.
+    """
+    if not os.path.exists(f"{NET_FOLDER}/{name}/brport"):
+        return ""
+    bridge = os.path.basename(os.path.realpath(f"{NET_FOLDER}/{name}/master"))
+    return f"{name} é uma porta da ponte {bridge}, e é ela quem ouve. Use {bridge}"
 
 
 def explain_name(name, error) -> str:

@@ -6363,6 +6363,17 @@ class TestRawServerLink(RawServerTestCase):
         self.assertEqual(re.findall("^raw_server.py: .*", server.errors(), re.M),
                          ["raw_server.py: erro: a interface x0 sumiu. Veja as outras: ip -br link"])
 
+    def test_interface_put_in_a_bridge(self):
+        """C6: a interface que vira porta de uma ponte com o servidor no ar: ele acaba com 1, e diz o nome da ponte."""
+        net = self.home / "net"
+        (net / "lo").mkdir(parents=True)
+        (net / "lo" / "master").symlink_to("../br0")
+        server = self.serve(status=1, constants={"CHECK_US": 50_000, "TIMEOUT_MAX_US": 50_000, "NET_FOLDER": str(net)})
+        (net / "lo" / "brport").mkdir()
+        self.assertEqual(server.wait(), 1)
+        self.assertEqual(server.errors(),
+                         "raw_server.py: erro: lo é uma porta da ponte br0, e é ela quem ouve. Use br0\n")
+
     def test_one_server_for_each_interface(self):
         """C7: o segundo servidor da mesma interface não sobe, e diz quem lá está; um que caiu não impede o seguinte."""
         self.film()
