@@ -2295,6 +2295,13 @@ def mac_address(text):
     return bytes.fromhex(text.replace(":", ""))
 
 
+def film_name(text):
+    """type= de NOME: o de um arquivo. O vazio e o "/" não são: pedem o catálogo, e os zeros."""
+    if os.fsencode(text) in (CATALOG_NAME, ZEROS_NAME):
+        raise argparse.ArgumentTypeError(f"{text!r} não é o nome de um arquivo: veja-os com listar")
+    return text
+
+
 def player_words(text):
     """type= de --player: as palavras do comando; erro se não há, ou se uma aspa não fecha."""
     try:
@@ -2348,13 +2355,15 @@ def build_parser():
     add("menu", menu, "nenhum", "o catálogo numerado, e uma letra para cada coisa")
     add("listar", list_all, "nenhum", "o catálogo de cada servidor que responde")
     command = add("baixar", download, "um", "baixa um arquivo, ou continua de onde parou", "NOME")
-    command.add_argument("word", metavar="NOME", help="como listar o mostra")
+    command.add_argument("word", type=film_name, metavar="NOME",
+                         help="como listar o mostra")
     command.add_argument("-o", dest="saida", metavar="ARQUIVO",
                          help="onde gravar (- é a saída padrão)")
     command.add_argument("--sobrescrever", action="store_true",
                          help="troca o arquivo que já existe")
     command = add("tocar", play, "um", "toca enquanto chega", "NOME")
-    command.add_argument("word", metavar="NOME", help="como listar o mostra")
+    command.add_argument("word", type=film_name, metavar="NOME",
+                         help="como listar o mostra")
     command.add_argument("--player", type=player_words, metavar="CMD",
                          help="o que lê da entrada padrão (mpv, ffplay, vlc)")
     command = add("mensagem", message, "talvez",

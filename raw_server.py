@@ -2093,8 +2093,19 @@ def serve(args):
     return 0
 
 
+class CommandLine(Parser):
+    """O parser que sabe o que é uma palavra a mais: a pasta, que se diz com uma opção."""
+
+    def parse_args(self, args=None, namespace=None):
+        _, rest = self.parse_known_args(args)
+        if len(rest) == 1 and not rest[0].startswith("-"):
+            right = typed("--pasta", rest[0], drop=rest)
+            self.error(f"não conheço {rest[0]!r}. A pasta se diz com --pasta: sudo {right}")
+        return super().parse_args(args, namespace)
+
+
 def build_parser():
-    parser = Parser(
+    parser = CommandLine(
         description="Servidor de filmes sem IP: uma pasta, direto em quadros Ethernet (0x88B5).",
         epilog="Precisa de sudo, ou CAP_NET_RAW. Em outro terminal: sudo ./raw_client.py")
     parser.add_argument("interface", nargs="?", default="lo", metavar="INTERFACE",

@@ -6374,6 +6374,16 @@ class TestRawServerLink(RawServerTestCase):
         self.assertEqual(server.errors(),
                          "raw_server.py: erro: lo é uma porta da ponte br0, e é ela quem ouve. Use br0\n")
 
+    def test_folder_without_its_option(self):
+        """N14: a pasta como segunda palavra: diz-se o comando com --pasta, e digitado ele serve."""
+        for words, right in ((["lo", "meus filmes"], "lo --pasta 'meus filmes'"),
+                             (["--max-clientes", "3", "lo", "videos"], "--max-clientes 3 lo --pasta videos")):
+            result = self.run_script("raw_server.py", *words)
+            self.assert_one_line_error(result, f"--pasta: sudo ./raw_server.py {right} (ajuda", status=2)
+            self.server_module.build_parser().parse_args(shlex.split(right))
+        result = self.run_script("raw_server.py", "lo", "a", "b")
+        self.assert_one_line_error(result, "não conheço a b", status=2)
+
     def test_one_server_for_each_interface(self):
         """C7: o segundo servidor da mesma interface não sobe, e diz quem lá está; um que caiu não impede o seguinte."""
         self.film()
@@ -7294,6 +7304,14 @@ class TestRawClientProgress(RawClientTestCase):
                 m.build_parser().parse_args(words)
             self.assertIn(right, said.getvalue())
             m.build_parser().parse_args(shlex.split(right[len("./raw_client.py"):]))  # e digitado, serve
+
+    def test_name_of_no_file(self):
+        """N14: baixar "" gravaria o catálogo como um filme, e baixar / são os zeros da medição: nem um nem outro."""
+        for command, name in itertools.product(("baixar", "tocar"), ("", "/")):
+            result = self.client(command, name, status=2)
+            self.assert_one_line_error(result, f"{name!r} não é o nome de um arquivo", status=2)
+        self.client("baixar", "", "-o", "q", status=2)
+        self.assertEqual(sorted(os.listdir(self.home)), ["videos"])
 
     def test_options_anywhere(self):
         """Cada comando é um parser, e cada linha de antes ainda vale: opções antes, depois e no meio."""
