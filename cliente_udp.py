@@ -1233,6 +1233,17 @@ def run(build_parser, action, argv=None):
         # O fim foi pedido, e nada mais há por receber: as outras threads não barram sinais.
         answer_signals(signal.SIG_IGN)
     return status
+
+
+def end_process(status):
+    """Acaba o processo.
+
+    Se uma thread ficou (presa numa saída que ninguém lê), sem desmontar o Python: ela poderia
+    acordar no meio disso, e derrubá-lo com um SIGSEGV (visto no 3.11).
+    """
+    if threading.active_count() > 1:
+        os._exit(status)
+    sys.exit(status)
 # --- fim do bloco comum: casa ---
 
 
@@ -1384,4 +1395,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

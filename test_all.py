@@ -354,7 +354,7 @@ spec = importlib.util.spec_from_file_location("script", sys.argv[0], loader=load
 script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)
 vars(script).update(json.loads(sys.argv.pop(1)))
-sys.exit(script.main())
+script.end_process(script.main())
 """
 
 
