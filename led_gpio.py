@@ -2812,10 +2812,11 @@ class Pen(threading.Thread):
         self.ended = threading.Event()
         self.broken = False
 
-    def put(self, text):
+    def put(self, text, share=VOICE_BYTES):
+        """Põe na fila uma linha, se ela cabe nos `share` bytes que a fila pode ter."""
         data = (text + "\n").encode(self.stream.encoding, "replace")
         with self.ready:
-            if len(self.box) + len(data) > VOICE_BYTES:
+            if len(self.box) + len(data) > share:
                 self.lost += 1
                 return
             self.box += data
@@ -2872,13 +2873,18 @@ class Voice:
     def __init__(self, on_end):
         self.screen = Pen(sys.stdout, on_end)
         self.notes = self.screen
+        # Numa fila só, um --verbose sob inundação não toma o lugar do que se tem a dizer.
+        self.share = VOICE_BYTES // 2
         self.screen.start()
         if not os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno()):
             self.notes = Pen(sys.stderr, lambda: None, after=self.screen)
+            self.share = VOICE_BYTES
             self.screen.other = self.notes
             self.notes.start()
         self.say = self.screen.put
-        self.note = self.notes.put
+
+    def note(self, text):
+        self.notes.put(text, self.share)
 
     @property
     def broken(self):
