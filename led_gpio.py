@@ -94,6 +94,8 @@ if os.name == "posix":
 COMMANDS = ("LED ON", "LED OFF", "LED TOGGLE", "LED STATUS", "LED WATCH")
 # Bytes: o maior comando tem 10, e a prova da senha, 73.
 LINE_LIMIT = 256
+# Bytes que se jogam fora de uma linha que não acaba, antes de desligar quem a manda.
+WASTE_LIMIT = 1 << 20
 
 # O método é qualquer palavra (token, RFC 9110): o fetch() de uma página escolhe o seu.
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -807,6 +809,7 @@ FAILED_PEERS = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, e
 # obedecer, e quem ouvisse silêncio nos tomaria por ele (Mute, parte 5).
 NO_PLACE = "ERRO sem lugar para mais esta conexão"
 NO_TLS = "ERRO aqui a conversa é sem TLS\n".encode()
+NO_END = "ERRO linha sem fim\n".encode()
 
 
 class Client(threading.Thread):
@@ -892,6 +895,7 @@ class Client(threading.Thread):
         """Gera as linhas que chegam, até o fim da conexão, ou do prazo, que só elas renovam."""
         rest = b""
         data = None
+        waste = 0
         alive = time.monotonic()
         while data != b"" and not self.expired(alive):
             data = self.receive(SILENCE_S if rest or not self.challenged else WAKE_S)
@@ -905,6 +909,10 @@ class Client(threading.Thread):
             for line in lines:
                 alive = time.monotonic()
                 yield line
+            # O resto cortado cresce: é a mesma linha, e o que veio agora foi jogado fora.
+            waste = 0 if lines or len(rest) <= LINE_LIMIT else waste + len(data or b"")
+            if waste > WASTE_LIMIT:
+                return self.hang_up(NO_END)
 
     def serves_stranger(self, start):
         """Atende, até o fim, quem começou por HTTP ou TLS; False se fala linhas, ou não se sabe."""
@@ -1098,6 +1106,8 @@ COURIER_S = 1
 ANCESTOR = "deve ser o led_process em C, que cumpre LED ON e LED OFF, e nunca responde"
 # Começo do registro com que o TLS recusa o que não entende: alerta, versão 3.x (RFC 8446, 5.1).
 TLS_ALERT = b"\x15\x03"
+# Com que um servidor TLS responde a um aperto de mão: um alerta, ou outro aperto de mão.
+TLS_ANSWERS = (TLS_ALERT[:1], TLS_START)
 
 
 class Button:
@@ -1175,8 +1185,10 @@ class Conversation:
     segura ninguém.
     """
 
-    def __init__(self, args):
+    def __init__(self, args, mute=False):
         self.args = args
+        # Já se sabe que ele desliga calado, e que não é por falar TLS.
+        self.mute = mute
         self.where = f"{args.endereco} porta {args.porta}"
         self.key = args.senha_arquivo and read_secret(args.senha_arquivo)
         self.tls = client_context(args)
@@ -1253,10 +1265,11 @@ class Conversation:
 
     def accept(self, reply):
         """A resposta, própria para mostrar; ou por que não houve uma."""
-        if reply.startswith(TLS_ALERT):
-            raise Failure(f"{self.where} só conversa por TLS: acrescente --tls")
         text = escape(reply.decode("utf-8", "replace").rstrip("\r\n"))
-        if not text and not (self.answered or self.tls or self.key):
+        silent = not text and not (self.answered or self.tls or self.key)
+        if reply.startswith(TLS_ALERT) or silent and self.speaks_tls():
+            raise Failure(f"{self.where} só conversa por TLS: acrescente --tls")
+        if silent:
             raise Mute(f"{self.where} desligou sem responder")
         if not text or text == NO_PLACE:
             raise Failure(self.explain_end())
@@ -1264,6 +1277,23 @@ class Conversation:
             raise Failure(f"{self.where} pede senha: use o --senha-arquivo de lá")
         self.answered = True
         return text
+
+    def speaks_tls(self):
+        """Quem desligou calado fala TLS? Nem todos mandam um alerta: pergunta-se.
+
+        É outra conexão, com o começo de um aperto de mão; o led_process em C o joga fora.
+        """
+        if self.mute or ssl is None:
+            return False
+        hello = ssl.MemoryBIO()
+        shake = tls_context(False, verify=False).wrap_bio(ssl.MemoryBIO(), hello).do_handshake
+        with contextlib.suppress(ssl.SSLWantReadError):
+            shake()
+        address = (self.args.endereco, self.args.porta)
+        with contextlib.suppress(OSError), socket.create_connection(address, ANSWER_S) as probe:
+            probe.sendall(hello.read())
+            return probe.recv(1) in TLS_ANSWERS
+        return False
 
     def explain_end(self):
         if self.answered:
@@ -1332,7 +1362,7 @@ class Delivery:
         while True:
             try:
                 wanted = wanted or self.turn
-                with Conversation(self.args) as conversation:
+                with Conversation(self.args, mute=bool(self.turn)) as conversation:
                     wanted = wanted or opposite(conversation.ask("LED STATUS"))
                     self.report(wanted, conversation.ask(wanted))
                     self.turn = None
@@ -3013,6 +3043,9 @@ def explain_bind(error, host, port):
     def again(new_host, new_port):
         return typed(new_host, new_port, drop=(host, str(port)))
 
+    # Sem o protocolo, ou só sem os endereços dele (disable_ipv6).
+    if host == "::1" and (error.errno == errno.EADDRNOTAVAIL or not has_ipv6()):
+        return f"esta máquina está sem IPv6. Em IPv4, só ela: {again('127.0.0.1', port)}"
     if ":" in host and not has_ipv6():
         return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
     fault = explain_host(error, host)
@@ -3715,6 +3748,10 @@ def build_parser():
 def check(args):
     """O que não combina, dito antes de tomar qualquer coisa."""
     error = build_parser().error
+    if args.acao in LED and os.environ.get("LISTEN_PID") == str(os.getpid()):
+        # sd_listen_fds(3): quem conectasse à porta dele esperaria para sempre.
+        raise Failure("o systemd traz uma porta já aberta, e este programa abre a sua: "
+                      "tire o .socket, e fique só com o .service")
     if args.acao == "iniciar" and args.led == args.botao:
         error(f"o LED e o botão não cabem os dois na GPIO{args.led}: --led N e --botao M, de pinos "
               "diferentes")

@@ -2506,6 +2506,9 @@ def explain_bind(error, host, port):
     def again(new_host, new_port):
         return typed(new_host, new_port, drop=(host, str(port)))
 
+    # Sem o protocolo, ou só sem os endereços dele (disable_ipv6).
+    if host == "::1" and (error.errno == errno.EADDRNOTAVAIL or not has_ipv6()):
+        return f"esta máquina está sem IPv6. Em IPv4, só ela: {again('127.0.0.1', port)}"
     if ":" in host and not has_ipv6():
         return f"esta máquina está sem IPv6. Em IPv4, todo lugar: {again('0.0.0.0', port)}"
     fault = explain_host(error, host)

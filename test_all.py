@@ -8627,6 +8627,18 @@ class TestLedGpioServer(LedTestCase):
         conn.expect(b"OK LED ON\n")
         self.assertLess(meter.rss() - before, 4 << 20)
 
+    def test_line_that_never_ends(self):
+        """L8: passado 1 MiB sem um fim de linha, um ERRO e o fim; muitas linhas compridas são só linhas."""
+        server = self.serve(constants={"SILENCE_S": WATCHDOG_S})  # numa pausa, a linha acabaria
+        conn = self.connect(server)
+        for _ in range(3):
+            conn.send(b"x" * (1 << 19) + b"\n")
+            self.assertTrue(conn.expect(b"\n").startswith(b"ERRO "))
+        conn.send(b"LED ON\n" + b"x" * ((1 << 20) + (1 << 16)))
+        self.assertEqual(conn.expect(b"sem fim\n"), "OK LED ON\nERRO linha sem fim\n".encode())
+        conn.expect_eof()
+        self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED ON")
+
     def test_no_order_after_the_end(self):
         """Pedido o fim, das ordens que vieram juntas a seguinte já não vale: o LED apagado ao sair não acende."""
         house = FakeHouse()
@@ -9041,7 +9053,9 @@ class TestLedGpioButton(LedTestCase):
             with contextlib.suppress(OSError), listener:
                 while True:
                     with listener.accept()[0] as sock:
-                        orders.put(sock.recv(256))
+                        order = sock.recv(256)
+                        if not order.startswith(b"\x16"):  # a pergunta de quem o vê calado: TLS?
+                            orders.put(order)
                         sock.shutdown(socket.SHUT_RDWR)
         thread = threading.Thread(target=obey)
         thread.start()
@@ -9198,6 +9212,34 @@ class TestLedGpioConversation(LedTestCase):
             result = self.run_script("led_gpio.py", "enviar", "ON", "127.0.0.1", listener.getsockname()[1])
             thread.join()
         self.assert_one_line_error(result, "só conversa por TLS: acrescente --tls")
+
+    @unittest.skipUnless(ssl, "este Python não tem o módulo ssl")
+    def test_tls_that_hangs_up_without_a_word(self):
+        """N16: o servidor TLS que desliga calado não é o led_process em C, e nenhuma ordem se dá por cumprida."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.certificate())
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def answer():
+            with contextlib.suppress(OSError), listener:
+                while True:
+                    with listener.accept()[0] as sock, contextlib.suppress(OSError):
+                        sock.settimeout(WATCHDOG_S)
+                        if sock.recv(1, socket.MSG_PEEK) == b"\x16":  # com o resto, um OpenSSL manda alerta, outro não
+                            context.wrap_socket(sock, server_side=True).close()
+                        else:
+                            sock.recv(100)
+        thread = threading.Thread(target=answer)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(listener.shutdown, socket.SHUT_RDWR)
+        port = listener.getsockname()[1]
+        for command in ("ON", "STATUS"):
+            result = self.run_script("led_gpio.py", "enviar", command, "127.0.0.1", port)
+            self.assert_one_line_error(result, "só conversa por TLS: acrescente --tls")
+        button = self.button(port, "--validade", 0)
+        button.type("\n")
+        button.expect_error("toque perdido.* só conversa por TLS: acrescente --tls")
 
 
 class TestLedGpioSecret(LedTestCase):
@@ -9541,6 +9583,23 @@ class TestLedGpioHouse(LedTestCase):
         pin = self.led.SimulatedPin(self.parse("iniciar", "--fundo"), 17, True, None)
         self.assertRegex(str(pin), r"^simulado, em ~/\.led_gpio\.log$")
         self.assertEqual(str(self.led.SimulatedPin(self.parse("iniciar"), 17, True, None)), "simulado, neste terminal")
+
+    def test_no_ipv6(self):
+        """C14: `::1` onde não há IPv6: o comando sugerido é o de 127.0.0.1, que não pede senha."""
+        for code, family in ((errno.EAFNOSUPPORT, False), (errno.EADDRNOTAVAIL, True)):
+            with mock.patch.object(self.led, "has_ipv6", lambda: family), \
+                    mock.patch.object(sys, "argv", ["led_gpio.py", "::1", "--gpio", "simulado"]):
+                self.parse(*["servidor", *sys.argv[1:]])
+                text = self.led.explain_bind(OSError(code, os.strerror(code)), "::1", 5555)
+            self.assertRegex(text, r"sem IPv6\..*: \./led_gpio\.py --gpio simulado 127\.0\.0\.1 5555$")
+
+    def test_socket_of_systemd(self):
+        """L15: a porta que o systemd traz não seria atendida: uma linha, e nada se abre; a de outro pid não conta."""
+        prefix = ("sh", "-c", 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"', "sh")
+        for action in ("servidor", "iniciar"):
+            result = self.run_script("led_gpio.py", action, "127.0.0.1", 0, "--gpio", "simulado", prefix=prefix)
+            self.assert_one_line_error(result, "tire o .socket")
+        self.serve(env={"LISTEN_FDS": "1", "LISTEN_PID": "1"})
 
     def test_file_that_would_never_open(self):
         """N9: uma FIFO no lugar de um arquivo: uma linha, e não uma espera que nenhum sinal encerra."""
