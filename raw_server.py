@@ -1716,11 +1716,11 @@ class Pen(threading.Thread):
         self.ended = threading.Event()
         self.broken = False
 
-    def put(self, text, share=VOICE_BYTES):
-        """Põe na fila uma linha, se ela cabe nos `share` bytes que a fila pode ter."""
+    def put(self, text, share=1):
+        """Põe na fila uma linha, se ela cabe na parte da fila (de 0 a 1) que lhe toca."""
         data = (text + "\n").encode(self.stream.encoding, "replace")
         with self.ready:
-            if len(self.box) + len(data) > share:
+            if len(self.box) + len(data) > VOICE_BYTES * share:
                 self.lost += 1
                 return
             self.box += data
@@ -1778,11 +1778,11 @@ class Voice:
         self.screen = Pen(sys.stdout, on_end)
         self.notes = self.screen
         # Numa fila só, um --verbose sob inundação não toma o lugar do que se tem a dizer.
-        self.share = VOICE_BYTES // 2
+        self.share = 0.5
         self.screen.start()
         if not os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno()):
             self.notes = Pen(sys.stderr, lambda: None, after=self.screen)
-            self.share = VOICE_BYTES
+            self.share = 1
             self.screen.other = self.notes
             self.notes.start()
         self.say = self.screen.put
