@@ -861,7 +861,7 @@ def explain_pem(error, certificate, key, ca):
     if certificate and not key and b"PRIVATE KEY" not in open_bytes(certificate):
         return f"{certificate} não traz a chave privada: diga onde ela está, com --chave ARQUIVO"
     files = ", ".join(filter(None, (ca, certificate, key)))
-    return f"{files}: não são certificado e chave em PEM. O README mostra como criá-los"
+    return f"{files}: não são um certificado e a chave dele, em PEM. O README mostra como criá-los"
 
 
 def open_bytes(path):

@@ -727,6 +727,10 @@ def parse_request(head: bytes) -> tuple:
     # Sem ele, ou com dois, cada um no caminho poderia entender um destino (RFC 9112, 3.2).
     if len(hosts) > 1 or version == "1.1" and not hosts:
         raise ProtocolError("um pedido HTTP/1.1 leva um campo Host, e um só")
+    # Iguais e repetidos valem por um; desiguais, ninguém sabe onde acaba o corpo (RFC 9112, 6.3).
+    sizes = {value for name, value in headers if name.lower() == "content-length"}
+    if len(sizes) > 1 or not all(re.fullmatch("[0-9]+", size) for size in sizes):
+        raise ProtocolError("Content-Length é um número, e um só")
     return method, target, headers
 
 
@@ -2479,7 +2483,7 @@ def explain_pem(error, certificate, key, ca):
     if certificate and not key and b"PRIVATE KEY" not in open_bytes(certificate):
         return f"{certificate} não traz a chave privada: diga onde ela está, com --chave ARQUIVO"
     files = ", ".join(filter(None, (ca, certificate, key)))
-    return f"{files}: não são certificado e chave em PEM. O README mostra como criá-los"
+    return f"{files}: não são um certificado e a chave dele, em PEM. O README mostra como criá-los"
 
 
 def open_bytes(path):

@@ -1173,6 +1173,9 @@ class HttpTests:
                 (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501, True), (b"HEAD / HTTP/1.1\r\n\r\n", 400, False),
                 (b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", 200, False), (b"HEAD oi\r\n", 400, False),
                 (b"GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n", 400, True),
+                (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\ncontent-length: 0\r\n\r\n", 200, True),
+                (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n", 400, True),
+                (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, True),
                 (b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n", 400, True)):
             with self.subTest(request):
                 head, _, body = self.ask(server, request).partition(b"\r\n\r\n")
@@ -9363,7 +9366,7 @@ class TestLedGpioSecret(LedTestCase):
         server.stop()
         mute.expect_eof()
         result = self.run_script("led_gpio.py", "--certificado", key)
-        self.assert_one_line_error(result, f"{key}: não são certificado e chave")
+        self.assert_one_line_error(result, f"{key}: não são um certificado e a chave dele")
 
     def test_tls_options_never_end_in_plain_text(self):
         """Quem pede uma parte do TLS pede o TLS: nenhuma destas opções é esquecida em silêncio."""
