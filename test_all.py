@@ -1576,6 +1576,7 @@ class TestServidorThreadEngine(EngineTests, ServerTestCase):
         with mock.patch.object(servidor.threading, "stack_size") as stack, \
                 mock.patch.object(servidor.sys, "setswitchinterval") as switch, \
                 mock.patch.object(servidor._thread, "start_new_thread"), \
+                mock.patch.object(servidor.sys, "_is_gil_enabled", lambda: True, create=True), \
                 mock.patch.object(servidor.os, "sched_setaffinity", create=True) as pin, \
                 mock.patch.object(servidor.os, "sched_setscheduler", create=True) as schedule:
             for count in (1, 9000):
@@ -1596,6 +1597,7 @@ class TestServidorThreadEngine(EngineTests, ServerTestCase):
         servidor, engine = self.engine()
         engine.stopping = True
         with mock.patch.object(servidor.os, "sched_setaffinity", side_effect=PermissionError, create=True) as pin, \
+                mock.patch.object(servidor.sys, "_is_gil_enabled", lambda: True, create=True), \
                 mock.patch.object(servidor.threading, "stack_size"):
             engine.run()
         pin.assert_called_once()
