@@ -1355,7 +1355,7 @@ class EngineTests:
         with self.assertRaises(socket.timeout):
             while sent < 1 << 28:
                 sent += conn.sock.send(b"x" * 65536)
-        self.assertLess(meter.rss() - before, 4 << 20)
+        self.assertLess(meter.rss() - before, 8 << 20)  # de 256 MiB; sem GIL, o Python devolve menos páginas: até 5
         other.send(b"e os outros?")
         other.expect(b"e os outros?")
 
