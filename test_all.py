@@ -7779,7 +7779,7 @@ class TestRawServerRedes(RawTestCase):
 
 # Roda led_gpio.py sobre a árvore de FakeSysfs com a parte do kernel que uma pasta não tem: escrever "high" ou "low"
 # em `direction` põe o nível em `value`, e escrever em `value` de uma entrada é EPERM.
-LED_LOADER = LOADER.replace("sys.exit(", """
+LED_LOADER = LOADER.replace("script.end_process(", """
 import errno, os
 
 def with_kernel(real):
@@ -7797,7 +7797,7 @@ def with_kernel(real):
         return result
     return file
 script.SysfsPin.file = staticmethod(with_kernel(script.SysfsPin.file))
-sys.exit(""")
+script.end_process(""")
 
 
 class FakePin:
