@@ -67,6 +67,7 @@ try:
     import ssl
 except ImportError:  # um Python compilado sem o OpenSSL
     ssl = None
+needs_ssl = unittest.skipUnless(ssl, "este Python não tem o módulo ssl")
 
 HERE = pathlib.Path(__file__).resolve().parent
 README = HERE / "README.md"
@@ -3226,6 +3227,7 @@ class TestClienteStartTls(ClienteTestCase):
         result = self.run_script("cliente.py", "127.0.0.1", port, "--ca", "/nao/existe", "--sem-verificar")
         self.assert_one_line_error(result, "--ca", "--sem-verificar", status=2)
 
+    @needs_ssl
     def test_cut_without_a_goodbye(self):
         """L3: um fim sem close_notify pode ter sido cortado: o que veio é mostrado, e o estado é 1."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -8967,6 +8969,7 @@ class TestLedGpioButton(LedTestCase):
                 self.assertEqual(button.stop(), 0)
         self.assertRegex(button.errors(), "por entregar na hora de parar: 3$")
 
+    @needs_ssl
     def test_bad_tls_is_told_before_the_first_press(self):
         result = self.run_script("led_gpio.py", "botao", "127.0.0.1", 1, "--gpio", "simulado", "--fifo",
                                  self.folder() / "fifo", "--chave", "x.pem")
@@ -9189,7 +9192,7 @@ class TestLedGpioConversation(LedTestCase):
             self.assertRegex(result.err, "desligou sem responder: deve ser o led_process em C")
             self.assertEqual(orders.get(timeout=WATCHDOG_S), f"LED {command}\n".encode())
 
-    @unittest.skipUnless(ssl, "este Python não tem o módulo ssl")
+    @needs_ssl
     def test_why_not(self):
         """N16, C14: cada falha de rede tem o seu motivo, em português, e só a de TLS fala de TLS."""
         explain = self.led.Conversation(self.parse("botao", "192.0.2.9")).explain
@@ -10281,6 +10284,7 @@ class TestLedGpioMqtt(LedTestCase):
         self.stop(child)
         self.assertNotIn("em claro", child.errors())
 
+    @needs_ssl
     def test_tls_of_a_stranger(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.pem())
@@ -10303,6 +10307,7 @@ class TestLedGpioMqtt(LedTestCase):
             child.expect_error(f"mqtt: 127.0.0.1 porta .* desligou sem responder: .*[.] {words}; nova tentativa")
             self.stop(child)
 
+    @needs_ssl
     def test_broker_that_wants_our_certificate(self):
         """Armadilha 13: no TLS 1.3 o aperto de mão dá certo, e só a primeira leitura diz que não nos querem."""
         error = ssl.SSLError(1, "x")
