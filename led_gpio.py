@@ -2831,9 +2831,8 @@ class Pen(threading.Thread):
         self.spoke = threading.Event()
         # Chamada quando não há mais quem leia (`| head -1`).
         self.on_end = on_end
-        # A caneta que conta o que houve com esta, se as saídas são duas; e se já contou.
+        # A caneta que conta o que houve com esta, se as saídas são duas e ela ainda não contou.
         self.other = None
-        self.told = False
         self.ready = threading.Condition()
         self.box = bytearray()
         # Linhas que não couberam, ou que um disco cheio recusou.
@@ -2888,9 +2887,9 @@ class Pen(threading.Thread):
             if error.errno in (errno.EPIPE, errno.EINVAL):
                 self.broken = True
                 self.on_end()
-            elif self.other and not self.told:
-                self.told = True
+            elif self.other:
                 self.other.put(f"a saída não aceita mais linhas, e elas se perdem: {reason(error)}")
+                self.other = None
 
 
 class Voice:
