@@ -2803,9 +2803,12 @@ def interrupt(*_):
     # Barrados no kernel: o Python, ao se desmontar, os devolve ao padrão do sistema, que mata.
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    # Uma função que nada faz: com SIG_IGN, um que já tivesse chegado seria dito num traceback.
-    answer_signals(lambda *_: None)
+    answer_signals(let_pass)
     raise KeyboardInterrupt
+
+
+def let_pass(*_):
+    """Nada: com SIG_IGN, um sinal que já tivesse chegado seria dito num traceback."""
 
 
 def answer_signals(handler):
