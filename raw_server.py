@@ -860,7 +860,7 @@ class Session:
             self.number, key = session_of(server.key, client_nonce, self.nonce)
         self.seal_size, self.seal = make_seal(key)
         # Bytes de dados num quadro: o que os dois MTUs deixam.
-        overhead = HEADER.size - 14 + self.seal_size
+        overhead = HEADER.size - KIND_AT + self.seal_size
         self.room = min(min(mtu, server.link.mtu) - overhead, 0xFFFF)
         self.state = GREETED
         self.refusal = None
@@ -1310,7 +1310,7 @@ class Link:
         except (Failure, OSError):
             self.sock.close()
             raise
-        self.buffer = memoryview(bytearray(self.mtu + 14))
+        self.buffer = memoryview(bytearray(self.mtu + KIND_AT))
         self.checked = clock()
         # Quem mostra cada quadro (--verbose), ou None.
         self.verbose = None
@@ -1338,7 +1338,7 @@ class Link:
         if problem:
             raise Failure(problem)
         if now.mtu > self.mtu:
-            self.buffer = memoryview(bytearray(now.mtu + 14))
+            self.buffer = memoryview(bytearray(now.mtu + KIND_AT))
         self.mac = now.mac
         self.mtu = now.mtu
         self.say_carrier(now.flags)
