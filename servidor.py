@@ -1910,10 +1910,11 @@ class Irc:
         rows = [[]]
         size = 0
         for name in self.room.who():
-            size += len(name.encode()) + 1
-            if size > limit:
+            width = len(name.encode()) + 1
+            if size + width > limit:
                 rows.append([])
-                size = len(name.encode()) + 1
+                size = 0
+            size += width
             rows[-1].append(name)
         lines = [irc_line(prefix + " ".join(row)) for row in rows]
         lines.append(irc_line(f":sala 366 {nick} {CHANNEL} :{IRC_REPLIES[366]}"))
