@@ -2725,8 +2725,10 @@ def open_standard():
         stream = getattr(sys, name)
         if stream is None:
             # Nasceu sem ele (`>&-`): /dev/null toma o lugar, ou o próximo socket o tomaria, e o
-            # print iria à rede.
-            stream = open(os.open(os.devnull, os.O_RDWR), mode, closefd=False)
+            # print iria à rede. A saída, só para ler: escrever nela é um erro que se vê (EBADF), e
+            # não um resultado que some com estado 0. De stderr, não há a quem o dizer.
+            access = os.O_RDONLY if name == "stdout" else os.O_RDWR
+            stream = open(os.open(os.devnull, access), mode, closefd=False)
         elif mode == "w" and isinstance(getattr(stream, "buffer", None), io.RawIOBase):
             # PYTHONUNBUFFERED: sem buffer, o print() não olha quanto foi escrito, e um disco cheio
             # cortaria em silêncio.

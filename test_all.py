@@ -2662,16 +2662,18 @@ class TestClienteSender(ClienteTestCase):
         self.assertEqual(client.errors(), "")
 
     def test_output_closed(self):
-        """`./cliente.py >&-`: sem onde escrever, ainda transporta."""
-        listener, port = self.listener()
+        """L1: `./cliente.py >&-`: sem onde escrever, ainda envia; a resposta que se perde é dita, e o estado é 1."""
         starter = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
-        client = self.spawn("cliente.py", "127.0.0.1", port, "--mensagem", "oi", ready=None,
-                            prefix=(sys.executable, "-c", starter))
-        conn = self.accept(listener)
-        conn.expect("oi\n")
-        conn.send("tchau\n")
-        conn.close()
-        self.assertEqual(client.wait(), 0)
+        for answer, status in (("", 0), ("tchau\n", 1)):
+            listener, port = self.listener()
+            client = self.spawn("cliente.py", "127.0.0.1", port, "--mensagem", "oi", ready=None, status=status,
+                                prefix=(sys.executable, "-c", starter))
+            conn = self.accept(listener)
+            conn.expect("oi\n")
+            conn.send(answer)
+            conn.close()
+            self.assertEqual(client.wait(), status)
+            self.assertEqual("erro: o descritor está fechado" in client.errors(), bool(answer), client.errors())
 
     def test_the_answer_was_nothing(self):
         """--mensagem que não teve resposta o diz, e o que se pode tentar; o estado é 0: enviar, ela enviou."""
@@ -4240,6 +4242,7 @@ class TestServidorUdpHouse(ServidorUdpTestCase):
             self.assertEqual(self.ask(self.peer(("127.0.0.1", port)), b"oi"), b"oi")
             self.assertEqual(server.stop(), 0)
             self.assertEqual(b"recebidos: 1 " in server.output.data, closed == "2>&-")
+            self.assertEqual("elas se perdem: o descritor está fechado" in server.errors(), closed == ">&-")
 
     def test_full_disk(self):
         """A saída vai a um arquivo, e o disco enche: perdem-se as linhas, e a sala continua."""
@@ -6224,14 +6227,19 @@ class TestRawServerServer(RawServerTestCase):
         self.assertEqual(server.wait(), 1)
 
     def test_born_without_standard_streams(self):
-        """`>&-`: /dev/null no lugar deles, e nunca o socket cru, por onde um print iria à rede."""
+        """`>&-`: /dev/null no lugar deles, e nunca o socket cru, por onde um print iria à rede. L1: e o resultado que
+        não tem aonde ir é estado 1."""
         data = self.film()
         server = self.spawn("raw_server.py", "lo", "--pasta", self.videos,
                             prefix=(*self.lab.prefix, "sh", "-c", 'exec "$@" <&- 2>&-', "sh"))
         for closed in ("<&-", ">&-", "<&- >&- 2>&-"):
+            lost = ">&-" in closed.split()
             prefix = (*self.lab.prefix, "sh", "-c", f'exec "$@" {closed}', "sh")
-            done = self.run_script("raw_client.py", "baixar", "filme.bin", "-o", "-", prefix=prefix, status=0)
-            self.assertEqual(done.out, b"" if ">&-" in closed.split() else data, closed)
+            done = self.run_script("raw_client.py", "baixar", "filme.bin", "-o", "-", prefix=prefix, status=int(lost))
+            self.assertEqual(done.out, b"" if lost else data, closed)
+            for words in (("listar",), ("medir", "0.1")):
+                done = self.run_script("raw_client.py", *words, prefix=prefix, status=int(lost))
+            self.assertEqual("erro: o descritor está fechado" in done.err, closed == ">&-", done)
         self.run_script("raw_client.py", "mensagem", prefix=prefix, status=0)
         self.stop(server)
 
@@ -10769,6 +10777,11 @@ class TestTodos(ScriptTestCase):
                     child = self.spawn(script, "--version", ready=None, stdout=full, env=env, status=1)
                     child.wait()
                 self.assertEqual(child.errors(), f"{script}: erro: não há mais espaço no disco\n")
+            # Nenhuma (`>&-`).
+            none = ("sh", "-c", 'exec "$@" >&-', "sh")
+            child = self.spawn(script, "--help", ready=None, env=env, status=1, prefix=none)
+            child.wait()
+            self.assertRegex(child.errors(), rf"\A{script}: erro: o descritor está fechado.*\n\Z")
             # Um cano que não espera (O_NONBLOCK), e cheio.
             read, write = os.pipe()
             self.addCleanup(os.close, read)
