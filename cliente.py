@@ -33,24 +33,30 @@ O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o qu
 O que ele não faz: reconectar no meio de uma conversa (o TCP não sabe o que o outro lado leu) e
 entender o que passa: só conhece bytes e linhas.
 """
-import argparse
-import codecs
-import collections
-import contextlib
-import errno
-import io
-import itertools
 import os
-import re
-import selectors
-import shlex
-import shutil
-import signal
-import socket
 import sys
-import threading
-import time
-import unicodedata
+
+# Um Python incompleto (o python3-minimal do Debian) diz o que lhe falta, em vez de um traceback.
+try:
+    import argparse
+    import codecs
+    import collections
+    import contextlib
+    import errno
+    import io
+    import itertools
+    import re
+    import selectors
+    import shlex
+    import shutil
+    import signal
+    import socket
+    import threading
+    import time
+    import unicodedata
+except ImportError as error:
+    sys.exit(f"{os.path.basename(sys.argv[0])}: erro: este Python veio sem o módulo {error.name}. "
+             "Instale-o inteiro: sudo apt install python3 (ou o de https://www.python.org)")
 
 # Um Python compilado à mão sem o OpenSSL faz tudo, menos o TLS: tls_context() o diz.
 try:

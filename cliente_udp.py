@@ -33,26 +33,32 @@ O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o qu
 O que ele não faz: não cifra, não parte em pedaços o que não cabe num datagrama, e não sabe se o
 que se perdeu foi a pergunta ou a resposta (nenhum programa sabe).
 """
-import argparse
-import collections
-import contextlib
-import errno
-import io
-import math
 import os
-import queue
-import re
-import secrets
-import selectors
-import shlex
-import signal
-import socket
-import struct
 import sys
-import threading
-import time
-import types
-import unicodedata
+
+# Um Python incompleto (o python3-minimal do Debian) diz o que lhe falta, em vez de um traceback.
+try:
+    import argparse
+    import collections
+    import contextlib
+    import errno
+    import io
+    import math
+    import queue
+    import re
+    import secrets
+    import selectors
+    import shlex
+    import signal
+    import socket
+    import struct
+    import threading
+    import time
+    import types
+    import unicodedata
+except ImportError as error:
+    sys.exit(f"{os.path.basename(sys.argv[0])}: erro: este Python veio sem o módulo {error.name}. "
+             "Instale-o inteiro: sudo apt install python3 (ou o de https://www.python.org)")
 
 # Sem o módulo readline (Windows, um Python mínimo), o terminal edita a linha como sabe.
 try:

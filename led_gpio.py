@@ -35,36 +35,42 @@ O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o qu
 
 O que ele não faz: mandar em mais de um LED, variar o brilho e, sem --certificado, cifrar.
 """
-import argparse
-import base64
-import collections
-import contextlib
-import errno
-import glob
-import hashlib
-import hmac
-import html
-import http.client
-import io
-import ipaddress
-import json
 import os
-import queue
-import random
-import re
-import secrets
-import select
-import selectors
-import shlex
-import signal
-import socket
-import stat
-import struct
 import sys
-import threading
-import time
-import urllib.parse
-from typing import NamedTuple, Optional
+
+# Um Python incompleto (o python3-minimal do Debian) diz o que lhe falta, em vez de um traceback.
+try:
+    import argparse
+    import base64
+    import collections
+    import contextlib
+    import errno
+    import glob
+    import hashlib
+    import hmac
+    import html
+    import http.client
+    import io
+    import ipaddress
+    import json
+    import queue
+    import random
+    import re
+    import secrets
+    import select
+    import selectors
+    import shlex
+    import signal
+    import socket
+    import stat
+    import struct
+    import threading
+    import time
+    import urllib.parse
+    from typing import NamedTuple, Optional
+except ImportError as error:
+    sys.exit(f"{os.path.basename(sys.argv[0])}: erro: este Python veio sem o módulo {error.name}. "
+             "Instale-o inteiro: sudo apt install python3 (ou o de https://www.python.org)")
 
 # Um Python compilado à mão sem o OpenSSL faz tudo, menos o TLS: tls_context() o diz.
 try:

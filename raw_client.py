@@ -37,29 +37,35 @@ O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o qu
 O que ele não faz: não esconde nada de quem escuta o cabo, não atravessa roteador, e não espera para
 sempre: procura por --espera segundos, e desiste.
 """
-import argparse
-import array
-import binascii
-import collections
-import contextlib
-import errno
-import hashlib
-import hmac
-import io
 import os
-import re
-import select
-import selectors
-import shlex
-import shutil
-import signal
-import socket
-import stat
-import struct
-import subprocess
 import sys
-import threading
-import time
+
+# Um Python incompleto (o python3-minimal do Debian) diz o que lhe falta, em vez de um traceback.
+try:
+    import argparse
+    import array
+    import binascii
+    import collections
+    import contextlib
+    import errno
+    import hashlib
+    import hmac
+    import io
+    import re
+    import select
+    import selectors
+    import shlex
+    import shutil
+    import signal
+    import socket
+    import stat
+    import struct
+    import subprocess
+    import threading
+    import time
+except ImportError as error:
+    sys.exit(f"{os.path.basename(sys.argv[0])}: erro: este Python veio sem o módulo {error.name}. "
+             "Instale-o inteiro: sudo apt install python3 (ou o de https://www.python.org)")
 
 # ---------------------------------------------------------------------------------------------
 # 1. Receiver: a ordem

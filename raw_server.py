@@ -38,29 +38,35 @@ O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o qu
 O que ele não faz: não cifra (com --chave-arquivo todo quadro é autenticado, mas quem escuta o cabo
 lê tudo) e não atravessa roteador, que só encaminha IP: as duas pontas ficam no mesmo enlace.
 """
-import argparse
-import array
-import binascii
-import collections
-import contextlib
-import errno
-import hashlib
-import hmac
-import io
-import itertools
 import os
-import re
-import select
-import selectors
-import shlex
-import signal
-import socket
-import stat
-import struct
 import sys
-import threading
-import time
-import typing
+
+# Um Python incompleto (o python3-minimal do Debian) diz o que lhe falta, em vez de um traceback.
+try:
+    import argparse
+    import array
+    import binascii
+    import collections
+    import contextlib
+    import errno
+    import hashlib
+    import hmac
+    import io
+    import itertools
+    import re
+    import select
+    import selectors
+    import shlex
+    import signal
+    import socket
+    import stat
+    import struct
+    import threading
+    import time
+    import typing
+except ImportError as error:
+    sys.exit(f"{os.path.basename(sys.argv[0])}: erro: este Python veio sem o módulo {error.name}. "
+             "Instale-o inteiro: sudo apt install python3 (ou o de https://www.python.org)")
 
 # ---------------------------------------------------------------------------------------------
 # 1. ProtocolError: o quadro

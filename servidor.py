@@ -42,28 +42,34 @@ O que ele não faz: guardar algo em disco, limitar a velocidade de um cliente e,
 cifrar a conversa.
 """
 import _thread
-import argparse
-import collections
-import contextlib
-import errno
-import functools
-import html
-import io
-import ipaddress
 import os
-import re
-import select
-import selectors
-import shlex
-import signal
-import socket
-import struct
 import sys
-import threading
-import time
-import traceback
-import typing
-import unicodedata
+
+# Um Python incompleto (o python3-minimal do Debian) diz o que lhe falta, em vez de um traceback.
+try:
+    import argparse
+    import collections
+    import contextlib
+    import errno
+    import functools
+    import html
+    import io
+    import ipaddress
+    import re
+    import select
+    import selectors
+    import shlex
+    import signal
+    import socket
+    import struct
+    import threading
+    import time
+    import traceback
+    import typing
+    import unicodedata
+except ImportError as error:
+    sys.exit(f"{os.path.basename(sys.argv[0])}: erro: este Python veio sem o módulo {error.name}. "
+             "Instale-o inteiro: sudo apt install python3 (ou o de https://www.python.org)")
 
 # Um Python compilado à mão sem o OpenSSL faz tudo, menos o TLS: tls_context() o diz.
 try:

@@ -31,30 +31,36 @@ O que ele não faz: não cifra, não retransmite, não guarda nada. Escutando em
 vários endereços, a resposta sai pelo que a rota escolher, que pode não ser o que o cliente espera
 (escute num só, se isto incomodar).
 """
-import argparse
-import base64
-import collections
-import contextlib
-import errno
-import hashlib
-import heapq
-import hmac
-import io
-import math
 import os
-import random
-import re
-import secrets
-import selectors
-import shlex
-import signal
-import socket
-import struct
 import sys
-import threading
-import time
-import typing
-import unicodedata
+
+# Um Python incompleto (o python3-minimal do Debian) diz o que lhe falta, em vez de um traceback.
+try:
+    import argparse
+    import base64
+    import collections
+    import contextlib
+    import errno
+    import hashlib
+    import heapq
+    import hmac
+    import io
+    import math
+    import random
+    import re
+    import secrets
+    import selectors
+    import shlex
+    import signal
+    import socket
+    import struct
+    import threading
+    import time
+    import typing
+    import unicodedata
+except ImportError as error:
+    sys.exit(f"{os.path.basename(sys.argv[0])}: erro: este Python veio sem o módulo {error.name}. "
+             "Instale-o inteiro: sudo apt install python3 (ou o de https://www.python.org)")
 
 # ---------------------------------------------------------------------------------------------
 # 1. Server: um socket só para todos

@@ -10612,6 +10612,15 @@ class TestTodos(ScriptTestCase):
             result = self.run_script(script, "enviar", "ON", server.host, server.port, env=env, status=0)
             self.assertEqual(result.text, "OK LED ON\n")
 
+    @each_script
+    def test_python_without_its_library(self, script):
+        """O python3-minimal do Debian vem sem shlex, hmac, html...: uma linha com o que falta e o que se instala."""
+        env = {"PYTHONPATH": self.folder()}
+        text = "raise ModuleNotFoundError(\"No module named 'shlex'\", name='shlex')"
+        (env["PYTHONPATH"] / "shlex.py").write_text(text)
+        result = self.run_script(script, "--version", env=env)
+        self.assert_one_line_error(result, "este Python veio sem o módulo shlex", "sudo apt install python3")
+
     @each_server
     def test_port_in_the_place_of_the_address(self, script):
         result = self.run_script(script, 8081)
