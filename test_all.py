@@ -73,6 +73,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 README = HERE / "README.md"
 SCRIPTS = ("servidor.py", "cliente.py", "servidor_udp.py", "cliente_udp.py", "raw_server.py", "raw_client.py",
            "led_gpio.py")
+PYTHON = (sys.executable, "-S")  # sem o módulo site: a biblioteca padrão basta, seja o que for que há instalado a mais
 WATCHDOG_S = 30  # generoso: só é alcançado por um programa travado, nunca por uma máquina lenta
 READY = r"^escutando em (?P<host>\S+)(?: porta (?P<port>\d+))?"
 BAD_STDERR = re.compile(r"Traceback|ResourceWarning|Exception ignored|Fatal Python|DeprecationWarning|BytesWarning")
@@ -369,7 +370,7 @@ class ScriptTestCase(unittest.TestCase):
         path = [bytecode(script)]
         if constants:
             path = ["-c", LOADER, *path, json.dumps(constants)]
-        return [*prefix, sys.executable, "-X", "dev", *path, *map(str, args)]
+        return [*prefix, *PYTHON, "-X", "dev", *path, *map(str, args)]
 
     def spawn(self, script, *args, ready=READY, status=0, env=None, prefix=(), tty=False, cwd=None, constants=None,
               **popen):
@@ -506,7 +507,7 @@ class ServerTestCase(ScriptTestCase):
         port = free_port()
         first, rest = naive_program("servidor.py").replace("5050", str(port)).split("\n", 1)
         code = "\n".join(["import resource, socket", first, after_listen, "print(flush=True)", rest])
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen([*PYTHON, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.wait)
@@ -562,7 +563,7 @@ class ServerTestCase(ScriptTestCase):
         """Sobe o servidor como o systemd faz: dup2 para o descritor 3, e exec no mesmo processo."""
         starter = (f"import os, sys; os.dup2({listener.fileno()}, 3); os.environ.update(LISTEN_FDS='1', "
                    "LISTEN_PID=str(os.getpid())); os.execv(sys.argv[1], sys.argv[1:])")
-        return self.spawn("servidor.py", "--motor", self.motor, prefix=(sys.executable, "-c", starter),
+        return self.spawn("servidor.py", "--motor", self.motor, prefix=(*PYTHON, "-c", starter),
                           pass_fds=(listener.fileno(),))
 
     def ask(self, server, request):
@@ -1469,7 +1470,7 @@ class EngineTests:
         """`./servidor.py --modo chat >&-`: sem onde mostrar a conversa, a sala funciona."""
         starter = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
         port = free_port()
-        server = self.serve("--modo", "chat", port=port, ready=None, prefix=(sys.executable, "-c", starter))
+        server = self.serve("--modo", "chat", port=port, ready=None, prefix=(*PYTHON, "-c", starter))
         server.expect_error("motor")
         server.host, server.port = "127.0.0.1", port
         self.join(server, "ana")
@@ -1751,7 +1752,7 @@ class DoorTests:
     """Quem entra, por onde, e quem espera."""
 
     def test_ipv6_and_dual_stack(self):
-        if not socket.has_ipv6 or not can(sys.executable, "-c", "import socket; socket.socket(10).bind(('::1', 0))"):
+        if not socket.has_ipv6 or not can(*PYTHON, "-c", "import socket; socket.socket(10).bind(('::1', 0))"):
             self.skipTest("esta máquina não tem IPv6")
         for everywhere in ("::", "0::0"):
             server = self.serve(host=everywhere)
@@ -1814,7 +1815,7 @@ class DoorTests:
             starter = (f"import os, sys; os.dup2({one.fileno()}, 63); os.dup2({other.fileno()}, 64); os.dup2(63, 3); "
                        "os.dup2(64, 4); os.environ.update(LISTEN_FDS='2', LISTEN_PID=str(os.getpid())); "
                        "os.execv(sys.argv[1], sys.argv[1:])")
-            server = self.spawn("servidor.py", "--motor", self.motor, prefix=(sys.executable, "-c", starter),
+            server = self.spawn("servidor.py", "--motor", self.motor, prefix=(*PYTHON, "-c", starter),
                                 pass_fds=(one.fileno(), other.fileno()))
             ports = [sock.getsockname()[1] for sock in (one, other)]
         server.expect(rf"escutando em 127\.0\.0\.1 porta {ports[1]}$")
@@ -1844,7 +1845,7 @@ class DoorTests:
                    "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard)); "
                    "[os.set_inheritable(os.dup(0), True) for _ in range(1100)]; os.execv(sys.argv[1], sys.argv[1:])")
         for mode in ("eco", "chat"):
-            server = self.serve("--modo", mode, prefix=(sys.executable, "-c", starter))
+            server = self.serve("--modo", mode, prefix=(*PYTHON, "-c", starter))
             conn = self.connect(server)
             conn.send(b"/quem\n")
             conn.expect("na sala" if mode == "chat" else "/quem\n")
@@ -1876,7 +1877,7 @@ class DoorTests:
     def test_systemd_lies(self):
         starter = ("import os, sys; os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
                    "os.execv(sys.argv[1], sys.argv[1:])")
-        result = self.run_script("servidor.py", "--motor", self.motor, prefix=(sys.executable, "-c", starter))
+        result = self.run_script("servidor.py", "--motor", self.motor, prefix=(*PYTHON, "-c", starter))
         self.assert_one_line_error(result, "LISTEN_FDS")
 
     def test_foreign_listen_pid(self):
@@ -1889,7 +1890,7 @@ class DoorTests:
             sock.bind(("127.0.0.1", 0))  # sem listen()
             starter = (f"import os, sys; os.dup2({sock.fileno()}, 3); os.environ.update(LISTEN_FDS='1', "
                        "LISTEN_PID=str(os.getpid())); os.execv(sys.argv[1], sys.argv[1:])")
-            server = self.spawn("servidor.py", "--motor", self.motor, prefix=(sys.executable, "-c", starter),
+            server = self.spawn("servidor.py", "--motor", self.motor, prefix=(*PYTHON, "-c", starter),
                                 pass_fds=(sock.fileno(),), ready=None, status=None)
             self.assertEqual(server.wait(), 1)
             self.assertIn("LISTEN_FDS promete", server.errors())
@@ -2667,7 +2668,7 @@ class TestClienteSender(ClienteTestCase):
         for answer, status in (("", 0), ("tchau\n", 1)):
             listener, port = self.listener()
             client = self.spawn("cliente.py", "127.0.0.1", port, "--mensagem", "oi", ready=None, status=status,
-                                prefix=(sys.executable, "-c", starter))
+                                prefix=(*PYTHON, "-c", starter))
             conn = self.accept(listener)
             conn.expect("oi\n")
             conn.send(answer)
@@ -2694,7 +2695,7 @@ class TestClienteSender(ClienteTestCase):
             source.write(data)
             source.seek(0)
             try:
-                done = subprocess.run([sys.executable, "-c", code], stdin=source, stdout=subprocess.PIPE,
+                done = subprocess.run([*PYTHON, "-c", code], stdin=source, stdout=subprocess.PIPE,
                                       timeout=timeout)
             except subprocess.TimeoutExpired:
                 return None
@@ -2820,7 +2821,7 @@ class TestClienteConnect(ClienteTestCase):
         """O ingênuo, sem servidor, mostra um traceback; o nosso, o que houve e o que digitar."""
         _, port = self.listener(backlog=None)
         code = "import os, socket\n" + naive_program("cliente.py").replace("5050", str(port))
-        done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        done = subprocess.run([*PYTHON, "-c", code], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self.assertIn(b"Traceback", done.stderr)
         self.assert_one_line_error(self.run_script("cliente.py", "127.0.0.1", port), "ninguém escuta", "./servidor.py")
 
@@ -3409,7 +3410,7 @@ class TestServidorUdpNaive(ServidorUdpTestCase):
         port = free_port(socket.SOCK_DGRAM)
         code = naive_program("servidor_udp.py").replace("5050", str(port))
         code = code.replace("while True:", "print('escutando em 127.0.0.1', flush=True)\nwhile True:")
-        child = Child(self, [sys.executable, "-c", "import socket\n" + code], -signal.SIGTERM, child_env(), False, None)
+        child = Child(self, [*PYTHON, "-c", "import socket\n" + code], -signal.SIGTERM, child_env(), False, None)
         self.addCleanup(child.cleanup)
         child.expect(READY)
         self.assertEqual(self.ask(self.peer(("127.0.0.1", port)), b"oi"), b"oi")
@@ -4439,9 +4440,9 @@ class TestClienteUdpWire(ClienteUdpTestCase):
         code = "import socket, sys\n" + naive_program("cliente_udp.py")
         run = functools.partial(subprocess.run, input=b"oi\n", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 timeout=WATCHDOG_S)
-        self.assertEqual(run([sys.executable, "-c", code.replace("5050", str(server.port))]).stdout, b"oi\n")
+        self.assertEqual(run([*PYTHON, "-c", code.replace("5050", str(server.port))]).stdout, b"oi\n")
         _, port = self.nobody()
-        self.assertIn(b"Traceback", run([sys.executable, "-c", code.replace("5050", str(port))]).stderr)
+        self.assertIn(b"Traceback", run([*PYTHON, "-c", code.replace("5050", str(port))]).stderr)
         result = self.run_script("cliente_udp.py", "127.0.0.1", port, "--mensagem", "oi")
         self.assert_one_line_error(result, "ninguém escuta")
 
@@ -4537,7 +4538,7 @@ class TestClienteUdpAsk(ClienteUdpTestCase):
         mute = self.peer()
         code = "import socket, sys\n" + naive_program("cliente_udp.py").replace("5050", str(mute.getsockname()[1]))
         with self.assertRaises(subprocess.TimeoutExpired):
-            subprocess.run([sys.executable, "-c", code], input=b"oi\n", stdout=subprocess.PIPE, timeout=1)
+            subprocess.run([*PYTHON, "-c", code], input=b"oi\n", stdout=subprocess.PIPE, timeout=1)
         result = self.run_script("cliente_udp.py", *mute.getsockname(), "--mensagem", "oi", "--espera", 0.1)
         self.assert_one_line_error(result, "sem resposta", "em 1 tentativa.", "--tentativas 5")
 
@@ -5180,7 +5181,7 @@ class RawLab:
     def __init__(self):
         ours, theirs = socket.socketpair()
         with theirs:
-            self.holder = subprocess.Popen(["unshare", "-rn", sys.executable, "-c", RAW_LAB, str(theirs.fileno())],
+            self.holder = subprocess.Popen(["unshare", "-rn", *PYTHON, "-c", RAW_LAB, str(theirs.fileno())],
                                            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self.control = ours
         ours.settimeout(WATCHDOG_S)
@@ -6328,7 +6329,7 @@ class TestRawServerLink(RawServerTestCase):
             """
         for script in ("raw_server.py", "raw_client.py"):
             user = str(ordinary_user())
-            done = subprocess.run([sys.executable, "-c", code, str(HERE / script), str(self.home / "x"), user],
+            done = subprocess.run([*PYTHON, "-c", code, str(HERE / script), str(self.home / "x"), user],
                                   env=child_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             self.assertIn(f"\\x1b {user}\n".encode(), done.stdout, done.stderr.decode())
             self.assertEqual(done.returncode, 0, done.stderr.decode())
@@ -6345,7 +6346,7 @@ class TestRawServerLink(RawServerTestCase):
             """
         for script in ("raw_server.py", "raw_client.py"):
             for uid in ("4294967294", "abc"):
-                done = subprocess.run([sys.executable, "-c", code, str(HERE / script)], env=child_env(SUDO_UID=uid),
+                done = subprocess.run([*PYTHON, "-c", code, str(HERE / script)], env=child_env(SUDO_UID=uid),
                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
                 result = Result(done.returncode, done.stdout, done.stderr.decode())
                 self.assert_one_line_error(result, f"não há usuário {uid}")
@@ -6765,7 +6766,7 @@ class TestRawClientPartial(RawClientTestCase):
         self.serve()
         for env in ({}, {"PYTHONUNBUFFERED": "1"}):
             with open(self.home / "saida", "wb") as out:
-                done = subprocess.run([*self.lab.prefix, *size_limit(100_000), sys.executable,
+                done = subprocess.run([*self.lab.prefix, *size_limit(100_000), *PYTHON,
                                        str(HERE / "raw_client.py"), "baixar", "filme.bin", "-o", "-"],
                                       stdout=out, stderr=subprocess.PIPE, env=child_env(**env))
             self.assert_one_line_error(Result(done.returncode, b"", done.stderr.decode()), "tamanho permitido")
@@ -7009,7 +7010,7 @@ class TestRawClientClient(RawClientTestCase):
         with ours:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             theirs.close()
-            done = subprocess.run([*self.lab.prefix, sys.executable, str(HERE / "raw_client.py"), "mensagem"],
+            done = subprocess.run([*self.lab.prefix, *PYTHON, str(HERE / "raw_client.py"), "mensagem"],
                                   stdin=ours, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=child_env(),
                                   timeout=WATCHDOG_S)
         self.assert_one_line_error(Result(done.returncode, done.stdout, done.stderr.decode()), "entrada padrão", "RST")
@@ -7976,7 +7977,7 @@ class TestLedGpioNaive(LedTestCase):
         code = naive_program("led_gpio.py").replace("/sys/class/gpio/gpio17/value", str(value))
         code = code.replace("5555", str(port))
         code = code.replace("while True:", "print('escutando em 127.0.0.1', flush=True)\nwhile True:")
-        child = Child(self, [sys.executable, "-c", "import socket\n" + code], None, child_env(), False, None)
+        child = Child(self, [*PYTHON, "-c", "import socket\n" + code], None, child_env(), False, None)
         self.addCleanup(child.cleanup)
         child.expect(READY)
         child.host, child.port = "127.0.0.1", port
@@ -10823,7 +10824,7 @@ sys.exit(script.run(script.Parser, action, []))
             self.addCleanup(os.close, read)
             fill_pipe(write)
             with tempfile.TemporaryFile() as errors:
-                child = subprocess.Popen([sys.executable, "-X", "dev", "-c", self.UNREAD, str(HERE / script), how],
+                child = subprocess.Popen([*PYTHON, "-X", "dev", "-c", self.UNREAD, str(HERE / script), how],
                                          stdin=subprocess.DEVNULL, stdout=write, stderr=errors, env=child_env())
                 os.close(write)
                 self.addCleanup(child.wait)
@@ -10923,7 +10924,7 @@ sys.exit(status)
         tratador trocado por SIG_IGN, diria um traceback ("ignored due to race condition")."""
         if not hasattr(signal, "pthread_sigmask"):
             self.skipTest("sem pthread_sigmask (Windows)")
-        done = subprocess.run([sys.executable, "-X", "dev", "-c", self.TWO_SIGNALS, str(HERE / script)],
+        done = subprocess.run([*PYTHON, "-X", "dev", "-c", self.TWO_SIGNALS, str(HERE / script)],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=child_env())
         self.assertEqual((done.returncode, done.stderr), (130, b""))
 
@@ -10960,7 +10961,7 @@ class TestREADME(ScriptTestCase):
                     known = ""
                     for call in {(script,), (script, *actions[:1])}:
                         if call not in helps:
-                            helps[call] = subprocess.run([sys.executable, str(HERE / script), *call[1:], "--help"],
+                            helps[call] = subprocess.run([*PYTHON, str(HERE / script), *call[1:], "--help"],
                                                          stdout=subprocess.PIPE, env=child_env()).stdout.decode()
                         known += helps[call]
                     for option in options:
@@ -11190,7 +11191,7 @@ class TestCasa(unittest.TestCase):
         """Copiado sozinho para outra máquina, o script roda."""
         with tempfile.TemporaryDirectory() as folder:
             path = shutil.copy(HERE / name, folder)
-            done = subprocess.run([sys.executable, "-I", "-X", "dev", path, "--help"], cwd=folder, env=child_env(),
+            done = subprocess.run([*PYTHON, "-I", "-X", "dev", path, "--help"], cwd=folder, env=child_env(),
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=WATCHDOG_S)
         self.assertEqual((done.returncode, done.stderr), (0, b""))
 
@@ -11271,6 +11272,189 @@ class TestCasa(unittest.TestCase):
                 self.assertTrue(any(first < line < last for line in where[cure]), f"{cure} não está na sua parte")
                 self.assertIn("Test" + camel(name) + capitals(cure), globals(), "não há classe de teste")
                 self.assertIn(cure, promises, "não há promessa no README")
+
+
+# ---------------------------------------------------------------------------------------------
+# Ao mesmo tempo
+#
+# Quase todo teste espera por um processo. As classes se repartem por alguns processos, cada um pede a próxima quando
+# acaba a sua, e o que houve chega a quem chamou como se tivesse sido ali: -v, -k, -f e o resumo são os de sempre.
+
+def processors():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+class Elsewhere(AssertionError):
+    """O que um teste levantou em outro processo: o traceback, já em texto."""
+
+
+class Told:
+    """Um teste de outro processo, como o unittest o mostra: o nome e a primeira linha da docstring."""
+
+    def __init__(self, test):
+        self.name, self.about, self.known_as = str(test), test.shortDescription(), test.id()
+
+    failureException = AssertionError
+
+    def __str__(self):
+        return self.name
+
+    def shortDescription(self):
+        return self.about
+
+    def id(self):
+        return self.known_as
+
+
+class Telling(unittest.TestResult):
+    """Conta cada acontecimento a quem criou este processo: (método de TestResult, argumentos), um teste por vez."""
+
+    def __init__(self, tell, like):
+        super().__init__()
+        self.tell, self.failfast, self.tb_locals = tell, like.failfast, like.tb_locals
+        self.events, self.test = [], None
+
+    def event(self, method, test, *rest):
+        getattr(super(), method)(test, *rest)
+        told = [Elsewhere(self._exc_info_to_string(item, self.test or test)) if isinstance(item, tuple)
+                else Told(item) if isinstance(item, unittest.TestCase) else item for item in rest]
+        self.events.append((method, Told(test), *told))
+        if self.test is None or method == "stopTest":
+            self.tell(self.events)
+            self.events = []
+
+    def startTest(self, test):
+        self.test = test
+        self.event("startTest", test)
+
+    def stopTest(self, test):
+        self.event("stopTest", test)
+        self.test = None
+
+
+for method in ("addSuccess", "addError", "addFailure", "addSkip", "addSubTest", "addExpectedFailure",
+               "addUnexpectedSuccess", "addDuration"):
+    if hasattr(unittest.TestResult, method):
+        setattr(Telling, method, functools.partialmethod(Telling.event, method))
+
+
+class SideBySide(unittest.TestSuite):
+    """As classes de teste, em alguns processos (Linux e outros Unix, com dois processadores ou mais)."""
+
+    def run(self, result, debug=False):
+        try:
+            import multiprocessing.connection
+            workers = min(processors() + 1, 5, self.countTestCases())
+            context = multiprocessing.get_context("fork")
+        except (ImportError, ValueError):
+            workers = 1
+        if workers < 3:  # um processador só, ou um teste só
+            return super().run(result, debug)
+        self.waiting = list(range(len(self._tests)))
+        running = {}
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            running[ours] = context.Process(target=self.work, args=(theirs, result), daemon=True)
+            running[ours].start()
+            theirs.close()
+        while running:
+            for conn in multiprocessing.connection.wait(running):
+                try:
+                    self.hear(conn, result)
+                except (EOFError, ConnectionResetError):
+                    process = running.pop(conn)
+                    process.join()
+                    if process.exitcode:
+                        self.tell_error(result, f"um dos processos acabou no meio dos testes: {process.exitcode}")
+        if self.waiting and not result.shouldStop:
+            self.tell_error(result, f"{len(self.waiting)} classes ficaram por testar")
+        return result
+
+    def hear(self, conn, result):
+        """O que um processo conta; ou, se pede (None), a próxima classe para ele."""
+        events = conn.recv()
+        if events is None:
+            # As do fim do arquivo vão primeiro: rodam os sete scripts, e são as mais longas.
+            conn.send(self.waiting.pop() if self.waiting and not result.shouldStop else None)
+            return
+        for method, *args in events:
+            getattr(result, method)(*((Elsewhere, item, None) if isinstance(item, Elsewhere) else item
+                                      for item in args))
+
+    def tell_error(self, result, what):
+        result.addError(Told(unittest.FunctionTestCase(self.run, description=what)), (Elsewhere, Elsewhere(what), None))
+
+    def work(self, conn, like):
+        """Roda as classes que o outro lado manda, até ele não mandar mais."""
+        suite = unittest.TestSuite()
+        suite._tests = self.asked(conn)
+        with contextlib.suppress(KeyboardInterrupt):
+            suite.run(Telling(conn.send, like))
+
+    def asked(self, conn):
+        conn.send(None)
+        for index in iter(conn.recv, None):
+            yield self._tests[index]
+            conn.send(None)
+
+
+class TestSideBySide(unittest.TestCase):
+    """O que os outros processos contam é o que houve: nem um teste a mais, nem um a menos, nem um calado."""
+
+    MODULE = """
+        import os, unittest
+        from test_all import load_tests
+
+        class TestOne(unittest.TestCase):
+            def test_error(self):
+                raise OSError("disco")
+            def test_fails(self):
+                self.assertEqual(1, 2)
+            def test_part(self):
+                for number in range(3):
+                    with self.subTest(number=number):
+                        self.assertNotEqual(number, 1)
+            @unittest.skip("falta a placa")
+            def test_skipped(self):
+                pass
+
+        class TestTwo(unittest.TestCase):
+            @classmethod
+            def setUpClass(cls):
+                raise ValueError("classe")
+            def test_never(self):
+                pass
+
+        class TestThree(unittest.TestCase):
+            def test_ends_the_process(self):
+                if "ACABA" in os.environ:
+                    os._exit(3)
+    """
+
+    def run_module(self, *options, **env):
+        if processors() < 2:
+            self.skipTest("com um só processador, os testes rodam num processo só")
+        with tempfile.TemporaryDirectory() as folder:
+            (pathlib.Path(folder) / "test_these.py").write_text(textwrap.dedent(self.MODULE))
+            return subprocess.run([*PYTHON, "-m", "unittest", *options, "test_these"], cwd=folder, text=True,
+                                  stderr=subprocess.PIPE, env=child_env(PYTHONPATH=str(HERE), **env)).stderr
+
+    def test_all_is_told(self):
+        told = self.run_module("-v")
+        for line in ("test_error .* ERROR", "test_fails .* FAIL", r"FAIL: test_part .*\(number=1\)", "OSError: disco",
+                     "test_skipped .* skipped 'falta a placa'", "ERROR: setUpClass .*TestTwo", "AssertionError: 1 != 2",
+                     "test_ends_the_process .* ok", "Ran 5 tests", r"FAILED \(failures=2, errors=2, skipped=1\)"):
+            self.assertRegex(told, line)
+
+    def test_process_that_ends_is_an_error(self):
+        told = self.run_module(ACABA="1")
+        self.assertIn("um dos processos acabou no meio dos testes: 3", told)
+        self.assertIn("FAILED (failures=2, errors=3, skipped=1)", told)
+
+
+def load_tests(loader, tests, pattern):
+    """O unittest pergunta a este arquivo que testes tem (o protocolo load_tests)."""
+    return SideBySide(tests)
 
 
 if __name__ == "__main__":
