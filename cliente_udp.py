@@ -1042,7 +1042,19 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             for flag in action.option_strings:
                 self.known[flag] = action.nargs != 0
-        return super().parse_known_args(args, namespace)
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            # Aqui, e não em parse_args(): quem sabe o que falta é o parser da ação, e a ajuda é a
+            # dela.
+            self.refuse(unknown)
+        for action in self._actions:
+            # Um "$CA" que o shell não conhece chega vazio, e não é o mesmo que não pedir TLS.
+            if getattr(found, action.dest, None) == "" and action.metavar != "TEXTO":
+                self.error(f"{[*action.option_strings, action.metavar][0]}: o valor veio vazio")
+        return found, unknown
+
+    def refuse(self, unknown):
+        self.error(argparse._("unrecognized arguments: %s") % " ".join(unknown))
 
     def error(self, message):
         # Até o Python 3.8 esta palavra não passa por gettext().

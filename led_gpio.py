@@ -3344,7 +3344,19 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             for flag in action.option_strings:
                 self.known[flag] = action.nargs != 0
-        return super().parse_known_args(args, namespace)
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            # Aqui, e não em parse_args(): quem sabe o que falta é o parser da ação, e a ajuda é a
+            # dela.
+            self.refuse(unknown)
+        for action in self._actions:
+            # Um "$CA" que o shell não conhece chega vazio, e não é o mesmo que não pedir TLS.
+            if getattr(found, action.dest, None) == "" and action.metavar != "TEXTO":
+                self.error(f"{[*action.option_strings, action.metavar][0]}: o valor veio vazio")
+        return found, unknown
+
+    def refuse(self, unknown):
+        self.error(argparse._("unrecognized arguments: %s") % " ".join(unknown))
 
     def error(self, message):
         # Até o Python 3.8 esta palavra não passa por gettext().
@@ -3701,6 +3713,8 @@ def add_broker_options(option):
 
 def broker_address(text):
     """type= de --mqtt: (máquina, porta ou None)."""
+    if re.fullmatch(":[0-9]*|", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: o endereço do broker veio vazio")
     glued = re.fullmatch(r"\[(.+)\](?::(\d+))?|([^:]+)(?::(\d+))?", text)
     if glued:
         host = glued[1] or glued[3]
@@ -3725,7 +3739,7 @@ def add_action(actions, action):
         epilog = ("Outras ações: botao, iniciar, enviar e parar; cada uma tem a sua ajuda, "
                   "como em ./led_gpio.py botao --help")
     parser = actions.add_parser(action, description=ABOUT[action], epilog=epilog)
-    parser.set_defaults(acao=action)
+    parser.set_defaults(acao=action, parser=parser)
     add = parser.add_argument
     if action == "enviar":
         add("comando", metavar="COMANDO", type=led_command)
@@ -3741,7 +3755,7 @@ def add_action(actions, action):
 
 def led_command(text):
     """type= do comando de enviar: uma linha só, e sem o "LED " também vale."""
-    if text[:3].upper() != "LED":
+    if text and text[:3].upper() != "LED":
         text = "LED " + text
     return escape(text)
 
@@ -3757,7 +3771,7 @@ def build_parser():
 
 def check(args):
     """O que não combina, dito antes de tomar qualquer coisa."""
-    error = build_parser().error
+    error = args.parser.error
     if args.acao in LED and os.environ.get("LISTEN_PID") == str(os.getpid()):
         # sd_listen_fds(3): quem conectasse à porta dele esperaria para sempre.
         raise Failure("o systemd traz uma porta já aberta, e este programa abre a sua: "

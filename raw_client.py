@@ -1987,7 +1987,19 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             for flag in action.option_strings:
                 self.known[flag] = action.nargs != 0
-        return super().parse_known_args(args, namespace)
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            # Aqui, e não em parse_args(): quem sabe o que falta é o parser da ação, e a ajuda é a
+            # dela.
+            self.refuse(unknown)
+        for action in self._actions:
+            # Um "$CA" que o shell não conhece chega vazio, e não é o mesmo que não pedir TLS.
+            if getattr(found, action.dest, None) == "" and action.metavar != "TEXTO":
+                self.error(f"{[*action.option_strings, action.metavar][0]}: o valor veio vazio")
+        return found, unknown
+
+    def refuse(self, unknown):
+        self.error(argparse._("unrecognized arguments: %s") % " ".join(unknown))
 
     def error(self, message):
         # Até o Python 3.8 esta palavra não passa por gettext().
@@ -2289,7 +2301,7 @@ class CommandLine(Parser):
     def check_words(self, parser, name, rest, told):
         """Palavras a menos, ou a mais: talvez a interface, que vem antes do comando."""
         if parser.takes == "um" and not rest:
-            self.error(f"{name} pede um argumento: sudo ./raw_client.py {name} NOME")
+            parser.error(f"{name} pede um argumento: sudo ./raw_client.py {name} NOME")
         limit = int(parser.takes != "nenhum")
         if len(rest) <= limit:
             return
@@ -2299,7 +2311,7 @@ class CommandLine(Parser):
         if not told:
             right = shlex.join([rest[-1], name, *rest[:limit]])
             problem += f". Uma interface vem antes do comando: sudo ./raw_client.py {right}"
-        self.error(problem)
+        parser.error(problem)
 
     def check_options(self, parser, options):
         """As opções de um comando só valem com ele."""

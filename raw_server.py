@@ -1884,7 +1884,19 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             for flag in action.option_strings:
                 self.known[flag] = action.nargs != 0
-        return super().parse_known_args(args, namespace)
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            # Aqui, e não em parse_args(): quem sabe o que falta é o parser da ação, e a ajuda é a
+            # dela.
+            self.refuse(unknown)
+        for action in self._actions:
+            # Um "$CA" que o shell não conhece chega vazio, e não é o mesmo que não pedir TLS.
+            if getattr(found, action.dest, None) == "" and action.metavar != "TEXTO":
+                self.error(f"{[*action.option_strings, action.metavar][0]}: o valor veio vazio")
+        return found, unknown
+
+    def refuse(self, unknown):
+        self.error(argparse._("unrecognized arguments: %s") % " ".join(unknown))
 
     def error(self, message):
         # Até o Python 3.8 esta palavra não passa por gettext().
@@ -2123,12 +2135,11 @@ def serve(args):
 class CommandLine(Parser):
     """O parser que sabe o que é uma palavra a mais: a pasta, que se diz com uma opção."""
 
-    def parse_args(self, args=None, namespace=None):
-        _, rest = self.parse_known_args(args)
-        if len(rest) == 1 and not rest[0].startswith("-"):
-            right = typed("--pasta", rest[0], drop=rest)
-            self.error(f"não conheço {rest[0]!r}. A pasta se diz com --pasta: sudo {right}")
-        return super().parse_args(args, namespace)
+    def refuse(self, unknown):
+        if len(unknown) == 1 and not unknown[0].startswith("-"):
+            right = typed("--pasta", unknown[0], drop=unknown)
+            self.error(f"não conheço {unknown[0]!r}. A pasta se diz com --pasta: sudo {right}")
+        super().refuse(unknown)
 
 
 def build_parser():

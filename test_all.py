@@ -10886,6 +10886,32 @@ sys.exit(script.run(script.Parser, action, []))
         self.assertNotRegex(help_text, "usage|options:|positional|show this|show program")
 
     @each_script
+    def test_an_empty_value_is_not_an_absent_one(self, script):
+        """Um `--ca "$CA"` sem CA não fala em claro, nem um `--senha-arquivo ""` dispensa a senha: o vazio é recusado.
+        Só um texto pode ser vazio."""
+        words = {"servidor.py": ("", "--certificado ", "--ca-clientes "), "servidor_udp.py": ("",),
+                 "cliente.py": ("", "--ca ", "--certificado ", "--chave "), "cliente_udp.py": ("",),
+                 "raw_server.py": ("", "--chave-arquivo ", "--pasta "),
+                 "raw_client.py": ("listar --chave-arquivo ", "baixar filme -o "),
+                 "led_gpio.py": ("", "--senha-arquivo ", "--certificado ", "--sysfs ", "botao --mqtt ", "botao --fifo ",
+                                 "enviar ", "iniciar --mqtt-ca ")}
+        for line in words[script]:
+            result = self.run_script(script, *line.split(" "))
+            self.assert_one_line_error(result, "veio vazio", status=2)
+        if script in ("cliente.py", "cliente_udp.py"):
+            server = self.spawn(script.replace("cliente", "servidor"), "127.0.0.1", 0)
+            self.run_script(script, server.host, server.port, "--mensagem", "", status=0)
+
+    @each("led_gpio.py", "raw_client.py")
+    def test_the_help_suggested_is_the_one_of_the_action(self, script):
+        """O que uma ação não conhece, a ajuda dela diz o que seria."""
+        lines = {"led_gpio.py": ("botao --xyz", "enviar ON --xyz", "botao --mqtt-usuario ana"),
+                 "raw_client.py": ("baixar filme --xyz", "baixar", "listar lo tudo")}
+        for line in lines[script]:
+            result = self.run_script(script, *line.split())
+            self.assert_one_line_error(result, f"ajuda: {script} {line.split()[0]} --help", status=2)
+
+    @each_script
     def test_many_descriptors_inherited(self, script):
         """C12: esperar por um descritor acima de 1023, que o select() não aceita."""
         module = load(script)
