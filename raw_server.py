@@ -1400,7 +1400,7 @@ class Link:
     def excuse(self, error):
         """Fila vazia ou cheia, interface desligada, MTU encolhido: passam. O resto é o fim."""
         if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN, errno.EMSGSIZE):
-            raise Failure(f"a interface {self.name} sumiu ({error.strerror}). "
+            raise Failure(f"a interface {self.name} sumiu ({reason(error)}). "
                           "Veja as outras: ip -br link")
 
     def close(self):
@@ -1827,6 +1827,18 @@ TROUBLES = {
     errno.ENOSPC: "não há mais espaço no disco",
     errno.EFBIG: "passou do tamanho permitido",
     errno.EIO: "erro de leitura ou escrita",
+    errno.EROFS: "é de um disco que só se lê",
+    errno.EEXIST: "já existe",
+    errno.ENAMETOOLONG: "o nome é comprido demais",
+    errno.ELOOP: "é um link que dá voltas",
+    errno.EBUSY: "está ocupado por outro",
+    errno.ENODEV: "não há mais esse dispositivo",
+    errno.ENXIO: "não há mais esse dispositivo",
+    errno.EINVAL: "o sistema não aceita este pedido (argumento inválido)",
+    errno.ENOMEM: "falta memória",
+    errno.ENOBUFS: "falta memória na rede",
+    errno.EMSGSIZE: "é grande demais para a rede",
+    errno.ENOTCONN: "já não há conexão",
     errno.EAGAIN: "não quer esperar, e nada há agora",
     errno.EBADF: "o descritor está fechado, ou não serve para isto",
     errno.EMFILE: "acabaram os descritores deste programa (ulimit -n)",

@@ -10886,6 +10886,16 @@ sys.exit(script.run(script.Parser, action, []))
         self.assertNotRegex(help_text, "usage|options:|positional|show this|show program")
 
     @each_script
+    def test_the_reason_is_in_portuguese(self, script):
+        """L16: o porquê que o sistema dá em inglês tem a sua frase; o que não tem, ou é de outro, segue como veio."""
+        reason = load(script).reason
+        for name in ("EINVAL", "ENODEV", "EBUSY", "EROFS", "EMSGSIZE", "ENOBUFS", "ELOOP", "EEXIST"):
+            code = getattr(errno, name)
+            self.assertNotEqual(reason(OSError(code, os.strerror(code))), os.strerror(code))
+        self.assertEqual(reason(OSError(errno.EINVAL, "de outro")), "de outro")
+        self.assertEqual(reason(OSError(errno.EXDEV, os.strerror(errno.EXDEV))), os.strerror(errno.EXDEV))
+
+    @each_script
     def test_an_empty_value_is_not_an_absent_one(self, script):
         """Um `--ca "$CA"` sem CA não fala em claro, nem um `--senha-arquivo ""` dispensa a senha: o vazio é recusado.
         Só um texto pode ser vazio."""
