@@ -563,6 +563,8 @@ NO_FILE = (0, 0)
 # linux/sockios.h e linux/ethtool.h: o que move uma interface.
 SIOCETHTOOL = 0x8946
 ETHTOOL_GDRVINFO = 3
+# Onde o kernel diz que uma interface é de Wi-Fi.
+NET_FOLDER = "/sys/class/net"
 
 # O que um servidor oferece: o MAC dele, os dois nonces, o nome da máquina, o relógio dele no
 # EIS-ME, e o nosso quando ele chegou.
@@ -1702,8 +1704,15 @@ PACKET_OTHERHOST = 3
 MTU_MIN = 256
 # Quanto se espera, no máximo, por uma interface que está trocando de nome (µs).
 RENAMING_US = 500_000
-# O que o kernel conta de cada interface.
-NET_FOLDER = "/sys/class/net"
+
+# linux/rtnetlink.h e linux/if_link.h: perguntar de uma interface, e o que interessa da resposta.
+RTM_GETLINK = 18
+NLM_F_REQUEST = 1
+IFLA_MASTER = 10
+IFLA_LINKINFO = 18
+IFLA_INFO_SLAVE_KIND = 4
+# struct nlmsghdr e struct ifinfomsg; depois delas vêm os atributos.
+LINK_QUESTION = struct.Struct("=IHHII BxHiII")
 
 Interface = collections.namedtuple("Interface", "flags mac mtu hardware")
 
@@ -1798,14 +1807,44 @@ def explain_interface(name, interface) -> str:
 
 
 def explain_bridge(name) -> str:
-    """A porta de uma ponte entrega a ela tudo o que ouve, e não serve; "" se não é uma.
-
-    Quem o diz é /sys, que mostra a rede de quem o montou: num `unshare -n` sem outro, nada se vê.
-    """
-    if not os.path.exists(f"{NET_FOLDER}/{name}/brport"):
+    """A porta de uma ponte entrega a ela tudo o que ouve, e não serve; "" se não é uma."""
+    bridge = ""
+    # Um contêiner pode não deixar perguntar; e, trocando de nome, ela não se acha: não se sabe.
+    with contextlib.suppress(OSError):
+        bridge = bridge_of(name)
+    if not bridge:
         return ""
-    bridge = os.path.basename(os.path.realpath(f"{NET_FOLDER}/{name}/master"))
     return f"{name} é uma porta da ponte {bridge}, e é ela quem ouve. Use {bridge}"
+
+
+def bridge_of(name) -> str:
+    """O nome da ponte de que esta interface é uma porta, ou "". Levanta OSError.
+
+    Pergunta-se ao kernel, por netlink (rtnetlink(7)): /sys mostra a rede de quem o montou, e num
+    `unshare -n` é outra.
+    """
+    index = socket.if_nametoindex(name)
+    question = LINK_QUESTION.pack(LINK_QUESTION.size, RTM_GETLINK, NLM_F_REQUEST, 0, 0,
+                                  socket.AF_UNSPEC, 0, index, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as kernel:
+        kernel.send(question)
+        answer = kernel.recv(0xFFFF)
+    link = attributes(answer[LINK_QUESTION.size:])
+    info = attributes(link.get(IFLA_LINKINFO, b""))
+    if info.get(IFLA_INFO_SLAVE_KIND) != b"bridge\0":
+        return ""
+    master, = struct.unpack("i", link[IFLA_MASTER])
+    return socket.if_indextoname(master)
+
+
+def attributes(data: bytes) -> dict:
+    """Tipo -> valor, dos atributos do netlink: cada um com o seu tamanho, de 4 em 4 bytes."""
+    found = {}
+    while len(data) >= 4:
+        size, kind = struct.unpack_from("HH", data)
+        found[kind] = data[4:size]
+        data = data[max(size + 3 & ~3, 4):]
+    return found
 
 
 def explain_name(name, error) -> str:
