@@ -17,7 +17,7 @@ O servidor ingênuo, que num Pi de 2015, depois de `echo 17 > export`, já acend
     listener = socket.create_server(("127.0.0.1", 5555))
     while True:
         client, address = listener.accept()
-        if client.recv(1024) == b"LED ON":
+        if client.recv(1024).strip() == b"LED ON":
             with open("/sys/class/gpio/gpio17/value", "w") as value:
                 value.write("1")
         client.close()

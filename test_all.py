@@ -8010,11 +8010,14 @@ class TestLedGpioNaive(LedTestCase):
         return child, value
 
     def test_it_lights(self):
+        """Com o que manda o botão em C, e com o `echo LED ON | nc` que a docstring mostra."""
         child, value = self.naive()
-        conn = self.connect(child)
-        conn.send(b"LED ON")
-        conn.expect_eof()
-        self.assertEqual(value.read_text(), "1")
+        for order in (b"LED ON", b"LED ON\n"):
+            value.write_text("0")
+            conn = self.connect(child)
+            conn.send(order)
+            conn.expect_eof()
+            self.assertEqual(value.read_text(), "1", order)
 
     def test_an_order_in_two_pieces(self):
         """O ingênuo toma um recv() por uma ordem, e perde a que chega em dois."""
