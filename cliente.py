@@ -22,7 +22,8 @@ O cliente ingênuo, que envia tudo e só depois lê, e que com um arquivo pequen
     while data := sock.recv(65536):
         os.write(1, data)
 
-O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
+O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
+têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
 
     1  com 64 MiB trava: os dois enviam, ninguém lê ..... Sender, converse
     2  ninguém atende, e ele não diz o que fazer ........ connect, explain_connect

@@ -10,7 +10,7 @@
 
 O datagrama de --ping, que qualquer servidor de eco devolve (números com o byte maior primeiro):
 
-     0       4         8        12                      --tamanho
+     0       4         8        12              --tamanho, ao todo
     +--------+---------+--------+------------------------+
     | "PING" | sorteio | número | 00 01 02 ... FF 00 ... |   o sorteio é desta execução
     +--------+---------+--------+------------------------+
@@ -23,10 +23,11 @@ O cliente ingênuo, que já conversa com o eco:
         sock.send(line.encode())
         print(sock.recv(65535).decode(), end="")
 
-O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
+O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
+têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
 
     1  sem ninguém lá, o send() dá certo e o recv() falha ... Wire
-    2  espera o perdido para sempre, e o atrasado engana .... ask, exchange
+    2  espera sem fim o perdido, e crê no atrasado .......... ask, exchange
     3  não sabe quanto se perde, se dobra ou se atrasa ...... Tally
     4  numa sala, só ouve quando fala ....................... Conversation, Screen
 

@@ -22,15 +22,16 @@ O servidor ingênuo, que num Pi de 2015, depois de `echo 17 > export`, já acend
                 value.write("1")
         client.close()
 
-O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
+O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
+têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
 
-    1  toma por uma ordem qualquer recv(), de qualquer um .. Order, split_lines, dialect
+    1  um recv() não é uma ordem; nem todos falam linhas ... Order, split_lines, dialect
     2  a GPIO17 muda de número, de dono e de arquivo ...... Pin, SysfsPin, ChardevPin, SimulatedPin
     3  crê no que escreveu, e não conta a ninguém ......... Led
     4  quem conecta e se cala faz todos esperar ........... Server, Client
-    5  o contato treme, e o toque sem servidor se perde ... Button, Conversation
+    5  o contato treme, e o toque sem servidor se perde ... Button, Pin.presses, Delivery
     6  qualquer um na rede manda no LED ................... Secret
-    7  um site, no navegador de alguém daqui, o acende .... Page
+    7  não abre num navegador, nem se defende de um site .. Page
     8  só obedece a quem sabe o seu endereço .............. Mqtt, Packets
 
 O que ele não faz: mandar em mais de um LED, variar o brilho e, sem --certificado, cifrar.

@@ -13,7 +13,7 @@ O caminho de um bloco até o disco (o quadro está desenhado em raw_server.py):
                                   |                                |
     cabo <-- CONFIRMA: "falta o bloco n; além dele já tenho estes; cabem mais tantos"
 
-O cliente ingênuo escreve o bloco, se ele é o próximo, e diz qual falta:
+O cliente ingênuo escreve o bloco, se ele é o próximo, e diz qual falta, e que só cabe um (o 1):
 
     expected = 0
     window = LAYOUT[ACK].pack(0, 0, 1)
@@ -24,10 +24,11 @@ O cliente ingênuo escreve o bloco, se ele é o próximo, e diz qual falta:
             expected += 1
         sock.send(pack_frame(seal, server, mine, ACK, session, expected, clock(), window))
 
-O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
+O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
+têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
 
     1  o bloco que se adianta vai fora, e viaja de novo .... Receiver
-    2  guarda onde calhar, e cortado recomeça do zero ...... Partial, Memory, Pipe
+    2  cortado, recomeça do zero; e só grava em arquivo .... Partial, Memory, Pipe
     3  um servidor que se cala o prende para sempre ........ Transfer, Silence
     4  não sabe a quem pedir ............................... Client
     5  não diz o que há, quanto falta, se veio certo ....... Progress, download, list_all

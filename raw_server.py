@@ -15,7 +15,7 @@ Um quadro (frame). O selo cobre do tipo ao fim dos dados; o que vier depois dele
     +--------+--------+------+----+----+----+--------+--------+----------+------------+---------+
 
 O cliente diz OLÁ, ABRE um arquivo e CONFIRMA o que chega: o servidor diz EIS-ME, FICHA e DADOS.
-O servidor ingênuo envia um bloco e, antes do seguinte, espera a confirmação (stop and wait):
+O servidor ingênuo repete cada bloco, a cada prazo do socket, até a confirmação (stop and wait):
 
     for block, piece in enumerate(pieces):
         confirmed = False
@@ -24,14 +24,15 @@ O servidor ingênuo envia um bloco e, antes do seguinte, espera a confirmação 
             with contextlib.suppress(socket.timeout):
                 confirmed = unpack_frame(seal, sock.recv(2048)).block > block
 
-O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
+O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
+têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
 
     1  um quadro com um bit virado acaba com ele ........... ProtocolError, unpack_frame
     2  o que se perde só se nota quando o prazo acaba ...... Flights
-    3  um bloco por volta: se ela é de 40 ms, 0,3 Mbit/s ... Sender, Plan
+    3  um bloco por ida e volta: em 40 ms, 0,3 Mbit/s ...... Sender, Plan
     4  não sabe a que ritmo, nem quanto esperar ............ Path
     5  o filme inteiro na memória, e um só ................. Source, Listing
-    6  o segundo cliente espera o fim do primeiro .......... Session, Batch
+    6  o segundo cliente espera o fim do primeiro .......... Session
     7  um cliente que se cala o prende para sempre ......... Server
     8  em lo, ouve o que ele mesmo disse ................... Link, open_link
 

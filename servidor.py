@@ -4,6 +4,7 @@
 
     ./servidor.py                em um terminal
     ./cliente.py                 em outro: cada linha digitada volta
+    ./servidor.py --modo chat    uma sala; com --modo http, uma página para o navegador
 
         cliente                                servidor
                                                socket() bind() listen()
@@ -24,14 +25,15 @@ O servidor ingênuo, que já atende:
             client.sendall(data)
         client.close()
 
-O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
+O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
+têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
 
-     1  faz uma coisa só ............................. Echo, Service
+     1  só sabe ecoar ................................ Echo, Service
      2  numa conversa, um recv() não é uma linha ..... LineBuffer, Telnet
      3  um cliente não fala com outro ................ Chat, Room
      4  um navegador não o entende ................... Http
-     5  despede-se cortando o que acabou de dizer .... Client
-     6  o segundo espera que o primeiro vá embora .... ThreadEngine
+     5  fecha, e um RST apaga o que acabou de dizer .. Client
+     6  o segundo espera que o primeiro vá embora .... ThreadEngine, Member, Postman
      7  mil clientes custam mil threads .............. EpollEngine
      8  um cliente mudo guarda o lugar para sempre ... Deadlines
      9  sem descritores livres, morre no accept() .... Door

@@ -4,6 +4,7 @@
 
     ./servidor_udp.py                em um terminal: eco em 127.0.0.1 porta 5050
     ./cliente_udp.py                 em outro: cada linha digitada volta
+    ./servidor_udp.py --modo chat    uma sala, no lugar do eco
 
         cliente                       servidor
                                       socket() bind()    não há listen() nem accept(): um socket só
@@ -12,17 +13,18 @@
         recvfrom()    <-----?------   sendto(b"oi")      "?": aqui ele pode se perder, chegar duas
                                                          vezes ou fora de ordem, sem aviso
 
-O servidor ingênuo, que já atende a todos:
+O servidor ingênuo, que já atende a todos: recvfrom() dá (dados, remetente), o que sendto() quer:
 
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 5050))
     while True:
         sock.sendto(*sock.recvfrom(65535))
 
-O que lhe falta. Cada parte deste arquivo cura uma falta; no fim, Em volta, o que todos têm:
+O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
+têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
 
-    1  uma resposta que não sai o derruba ................. Server
-    2  forjado, põe dois ecos em laço, ou inunda alguém ... Guard
+    1  uma resposta que o kernel recusa o derruba ......... Server
+    2  um falso remetente o faz girar, ou inundar alguém .. Guard
     3  crê no remetente, que num cartão pode ser mentira .. Cookies, cookie
     4  um cliente não fala com outro ...................... Chat, Room
     5  nesta máquina nada se perde, e ninguém aprende ..... BadNetwork
