@@ -1246,6 +1246,8 @@ PLAYERS = {
     "vlc": ["--intf=dummy", "--play-and-exit", "-"],
     "cvlc": ["--intf=dummy", "--play-and-exit", "-"],
 }
+# Os nomes do VLC: cada interface dele tem o seu, e o Flatpak, outro.
+VLC = re.compile(r"([cnqrs]|org\.videolan\.)?vlc", re.IGNORECASE)
 # Quanto um tocador tem para acabar depois que lhe pedem (s).
 PLAYER_S = 2
 # Antes disto (s) não se viu filme nenhum: do que não entendem, o VLC e o ffplay saem com estado 0.
@@ -1413,17 +1415,39 @@ def player_command(words):
     if command is None:
         tried = ", ".join(choice[0] for choice in choices)
         raise Failure(f"não achei tocador ({tried}). Instale: sudo apt install mpv")
-    name, *options = command
-    known = PLAYERS.get(os.path.basename(name), [])
-    if known and not options:
-        return [name, *known]
-    if known and options[-1] != "-":
+    # O conhecido pode vir depois de um env, um nice, um xvfb-run: as opções são as que o seguem.
+    at = next((at for at, word in enumerate(command) if usual_options(word)), None)
+    if at is None:
+        refuse_script(command)
+        return command
+    known = usual_options(command[at])
+    options = command[at + 1:]
+    if not options:
+        return command + known
+    if options[-1] != "-":
         # Sem o "-", um tocador conhecido não lê do cano.
         options.append("-")
     if known[:1] == ["--intf=dummy"]:
         # A última vale: nem um --intf de antes entrega o filme ao console.
         options.insert(len(options) - 1, known[0])
-    return [name, *options]
+    return command[:at + 1] + options
+
+
+def usual_options(word):
+    """As opções com que este tocador lê do cano; nenhuma, se não é um dos conhecidos."""
+    name = os.path.basename(word)
+    if VLC.fullmatch(name):
+        name = "vlc"
+    return PLAYERS.get(name, [])
+
+
+def refuse_script(command):
+    """Num `sh -c 'vlc -'` não há onde pôr o --intf=dummy: que o ponha quem escreveu. Failure."""
+    for line in command[1:]:
+        names = any(VLC.fullmatch(os.path.basename(word)) for word in line.split())
+        if names and "dummy" not in line:
+            raise Failure(f"o VLC leria o filme como comandos do seu console. Em vez de {line!r}, "
+                          "sem o sh -c: --player 'vlc -'; ou com --intf=dummy nele")
 
 
 @contextlib.contextmanager
@@ -1466,7 +1490,7 @@ def play(client, args):
     if player.returncode:
         raise Failure(f"o tocador {command[0]} acabou com o estado {player.returncode}: "
                       "não tocou, ou não até o fim")
-    known = os.path.basename(command[0]) in PLAYERS
+    known = any(map(usual_options, command))
     if lasted < PLAYED_S and (closed or known):
         raise Failure(f"o tocador {command[0]} acabou em {lasted:.1f} s, com estado 0: não deve "
                       "ter tocado nada. O arquivo é mesmo um filme?")

@@ -7563,15 +7563,25 @@ class TestRawClientIndexFirst(RawClientTestCase):
             self.assertEqual((sink.size, sink.hash.digest()), (100, hashlib.sha256(film).digest()))
 
     def test_player_words(self):
-        """N1, N2, N12: o "-" é nosso, o mpv não abre janela à força, e o filme nunca chega ao console do VLC."""
+        """N1, N2, N12: o "-" é nosso, o mpv não abre janela à força, e o filme nunca chega ao console do VLC. N3: nem
+        atrás de outro programa; de um sh -c, em que não se põe nada, é recusado."""
         m = self.client_module
         with mock.patch("shutil.which", return_value="/usr/bin/x"):
             for words, wanted in ((None, "mpv -"), ("mpv", "mpv -"), ("mpv --mute", "mpv --mute -"),
                                   ("vlc", "vlc --intf=dummy --play-and-exit -"),
                                   ("vlc -I rc -", "vlc -I rc --intf=dummy -"),
                                   ("/usr/bin/cvlc -f", "/usr/bin/cvlc -f --intf=dummy -"),
-                                  ("ffplay", "ffplay -autoexit -loglevel error -i -"), ("head -c 5", "head -c 5")):
-                self.assertEqual(" ".join(m.player_command(words and words.split())), wanted)
+                                  ("ffplay", "ffplay -autoexit -loglevel error -i -"), ("head -c 5", "head -c 5"),
+                                  ("env cvlc -", "env cvlc --intf=dummy -"), ("rvlc -", "rvlc --intf=dummy -"),
+                                  ("nice -n 5 mpv", "nice -n 5 mpv -"),
+                                  ("flatpak run org.videolan.VLC",
+                                   "flatpak run org.videolan.VLC --intf=dummy --play-and-exit -"),
+                                  ("sh -c 'mpv -'", "sh -c mpv -"),
+                                  ("sh -c 'vlc --intf=dummy -'", "sh -c vlc --intf=dummy -")):
+                self.assertEqual(" ".join(m.player_command(words and shlex.split(words))), wanted)
+            for line in ("cvlc -", "cat | /usr/bin/vlc -"):
+                with self.assertRaisesRegex(m.Failure, "console.*--player 'vlc -'"):
+                    m.player_command(["sh", "-c", line])
 
     def test_no_player_is_left_behind(self):
         """N2: depois de Ctrl+C, nem um tocador que não quer acabar fica."""
