@@ -1249,6 +1249,23 @@ def perform(build_parser, action, argv):
         return 1
     except (Failure, OSError) as error:
         return complain(error)
+    except Exception as error:
+        # Um defeito: quem o conserta pede o traceback, e quem só usa não o leria.
+        if sys.flags.dev_mode:
+            raise
+        return complain(explain_defect(error))
+
+
+def explain_defect(error) -> str:
+    """O que se diz de um erro que ninguém previu: qual, por que linhas veio, e como ver o resto."""
+    lines = []
+    trace = error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename == explain_defect.__code__.co_filename:
+            lines.append(str(trace.tb_lineno))
+        trace = trace.tb_next
+    return (f"imprevisto, um defeito do programa: {type(error).__name__} ({escape(str(error))}), "
+            f"nas linhas {', '.join(lines)}. O traceback: python3 -X dev {escape(typed())}")
 
 
 def interrupt(*_):
@@ -1279,6 +1296,9 @@ def run(build_parser, action, argv=None):
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     open_standard()
+    if not sys.flags.dev_mode:
+        # O erro que acaba com uma thread tem a mesma linha.
+        threading.excepthook = lambda thread: complain(explain_defect(thread.exc_value))
     try:
         status = perform(build_parser, action, argv)
         for stream in sys.stdout, sys.stderr:

@@ -76,7 +76,8 @@ SCRIPTS = ("servidor.py", "cliente.py", "servidor_udp.py", "cliente_udp.py", "ra
 PYTHON = (sys.executable, "-S")  # sem o módulo site: a biblioteca padrão basta, seja o que for que há instalado a mais
 WATCHDOG_S = 30  # generoso: só é alcançado por um programa travado, nunca por uma máquina lenta
 READY = r"^escutando em (?P<host>\S+)(?: porta (?P<port>\d+))?"
-BAD_STDERR = re.compile(r"Traceback|ResourceWarning|Exception ignored|Fatal Python|DeprecationWarning|BytesWarning")
+BAD_STDERR = re.compile(r"Traceback|imprevisto, um defeito|ResourceWarning|Exception ignored|Fatal Python|"
+                        r"DeprecationWarning|BytesWarning")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # um `&` de shell o deixa ignorado, e os filhos herdariam isso
 SEED = int(os.environ.get("SEMENTE", "20240917"))  # o acaso dos testes se repete; a falha mostra a semente
 
@@ -11002,6 +11003,34 @@ sys.exit(status)
         done = subprocess.run([*PYTHON, "-X", "dev", "-c", self.TWO_SIGNALS, str(HERE / script)],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=child_env())
         self.assertEqual((done.returncode, done.stderr), (130, b""))
+
+    # Um defeito, na thread principal e noutra.
+    DEFECT = """
+import importlib.util, sys, threading
+spec = importlib.util.spec_from_file_location("script", sys.argv[1])
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+def action(args):
+    thread = threading.Thread(target=script.number(None, 0, 1, ""), args=("a",))
+    thread.start()
+    thread.join()
+    script.escape(None)
+sys.argv = ["script.py", "um dois"]
+sys.exit(script.run(script.Parser, action, []))
+"""
+
+    @each_script
+    def test_a_defect_is_one_line(self, script):
+        """L8: o erro que ninguém previu é uma linha, com o nome, o caminho até ele e como ver o traceback: -X dev."""
+        for options, traces in (((), 0), (("-X", "dev"), 2)):
+            done = subprocess.run([*PYTHON, *options, "-c", self.DEFECT, str(HERE / script)], env=child_env(),
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            said = done.stderr.decode()
+            self.assertEqual((done.returncode, said.count("Traceback")), (1, traces), said)
+            self.assertRegex(said, BAD_STDERR)
+            self.assertEqual(said.count("\n") == 2, not traces)
+            line = r"(?m)^script.py: erro: .*: TypeError \(.*\), nas linhas [\d, ]+\. .*-X dev ./script.py 'um dois'$"
+            self.assertEqual(len(re.findall(line, said)), 2 - traces, said)
 
     @each_script
     def test_wall_clock_is_not_used_for_waiting(self, script):
