@@ -1700,9 +1700,13 @@ class Door:
     def let_in(self, sock, address):
         """Quem --permitir deixa vira cliente do motor; os outros são fechados, sem uma palavra."""
         engine = self.engine
-        # O macOS perde o endereço de quem já se foi.
-        name = "{} porta {}".format(*address) if address else "quem já se foi"
-        if not address or not is_allowed(address[0], engine.args.permitir):
+        if not address:
+            # O macOS perde o endereço de quem já se foi.
+            engine.trace("! quem batia já se foi, e não se sabe quem era")
+            sock.close()
+            return
+        name = "{} porta {}".format(*address)
+        if not is_allowed(address[0], engine.args.permitir):
             engine.trace(f"! {name} recusado: fora das redes de --permitir")
             sock.close()
             return

@@ -1968,9 +1968,11 @@ class TestServidorDoor(DoorTests, ServerTestCase):
         accept, gone = engine.door.listeners[0].accept, mock.Mock()
         accept.side_effect = (OSError(errno.ECONNABORTED, ""), OSError(errno.ECONNRESET, ""), (gone, None),
                               BlockingIOError())
-        engine.door.accept()
+        with mock.patch.object(engine, "trace") as trace:
+            engine.door.accept()
         self.assertEqual(accept.call_count, 4)
         gone.close.assert_called_once_with()
+        self.assertNotIn("--permitir", str(trace.call_args_list))
         for number in (errno.EMFILE, errno.ENOBUFS, errno.EPROTO):
             accept.reset_mock()
             accept.side_effect = OSError(number, "")
