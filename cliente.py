@@ -328,11 +328,13 @@ def is_hopeless(error):
     return isinstance(error, UnicodeError)
 
 
+# --- bloco comum: ligação ---
 def dial(host, port, patience):
     """socket.create_connection() com um prazo só para todos os endereços de um nome."""
     deadline = time.monotonic() + patience
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     untried = len(found)
+    failure = None
     for family, _, _, _, address in found:
         # A cada um dos que faltam tentar, a sua parte: um endereço mudo não gasta tudo.
         share = (deadline - time.monotonic()) / untried
@@ -342,12 +344,16 @@ def dial(host, port, patience):
             sock = socket.socket(family)
             sock.settimeout(max(share, 0.001))
             sock.connect(address)
+            sock.settimeout(patience)
             return sock
         except OSError as error:
-            failure = error
+            # Uma família que esta máquina não fala nada diz do servidor: vale o erro de outra.
+            if failure is None or error.errno != errno.EAFNOSUPPORT:
+                failure = error
             if sock:
                 sock.close()
     raise failure
+# --- fim do bloco comum: ligação ---
 
 
 def refuse_oneself(sock):
@@ -1351,6 +1357,8 @@ def explain_host(error, host):
     address, _, zone = host.partition("%")
     if code == errno.EINVAL and LINK_LOCAL.fullmatch(host):
         return f"{host} só vale com a interface de saída: {host}%eth0 (as daqui: ip -br link)"
+    if code == errno.EAFNOSUPPORT:
+        return f"esta máquina está sem IPv6, e é nele que está {host}: use o endereço IPv4"
     if not isinstance(error, (socket.gaierror, UnicodeError)):
         return ""
     if ":" in address and zone:

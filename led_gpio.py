@@ -1224,7 +1224,7 @@ class Conversation:
 
     def connect(self):
         try:
-            self.sock = socket.create_connection((self.args.endereco, self.args.porta), ANSWER_S)
+            self.sock = dial(self.args.endereco, self.args.porta, ANSWER_S)
             if self.tls:
                 self.sock = self.tls.wrap_socket(self.sock,
                                                  server_hostname=tls_name(self.args.endereco))
@@ -1296,8 +1296,8 @@ class Conversation:
         shake = tls_context(False, verify=False).wrap_bio(ssl.MemoryBIO(), hello).do_handshake
         with contextlib.suppress(ssl.SSLWantReadError):
             shake()
-        address = (self.args.endereco, self.args.porta)
-        with contextlib.suppress(OSError), socket.create_connection(address, ANSWER_S) as probe:
+        host, port = self.args.endereco, self.args.porta
+        with contextlib.suppress(OSError), dial(host, port, ANSWER_S) as probe:
             probe.sendall(hello.read())
             return probe.recv(1) in TLS_ANSWERS
         return False
@@ -2417,6 +2417,8 @@ class Mqtt:
             return f"o broker em {self.where} desligou. Outro com o nome {self.name}? --nome OUTRO"
         if ssl and isinstance(error, ssl.SSLError):
             return self.explain_tls(error)
+        if not isinstance(error, ConnectionError):
+            return f"não foi possível falar com {self.where}: {reason(error)}"
         advice = "Lá não é TLS? Sem --mqtt-ca" if self.tls else "Lá é TLS? --mqtt-ca ARQUIVO"
         return f"{self.where} desligou sem responder: {reason(error)}. {advice}"
 
@@ -2441,7 +2443,7 @@ class Mqtt:
 
     def connect(self):
         """Um socket ligado ao broker, com prazo em cada operação; e com TLS, se o pediram."""
-        sock = socket.create_connection((self.host, self.port), MQTT_ANSWER_S)
+        sock = dial(self.host, self.port, MQTT_ANSWER_S)
         # Um estado logo atrás do outro não espera pelo ACK do primeiro (Nagle).
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.tls:
@@ -2940,6 +2942,34 @@ class Voice:
 #
 # Em quem se confia, por que não, e em que endereço se atende. Entre cercas está o que outros
 # scripts da coleção têm igual, byte por byte.
+
+# --- bloco comum: ligação ---
+def dial(host, port, patience):
+    """socket.create_connection() com um prazo só para todos os endereços de um nome."""
+    deadline = time.monotonic() + patience
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    untried = len(found)
+    failure = None
+    for family, _, _, _, address in found:
+        # A cada um dos que faltam tentar, a sua parte: um endereço mudo não gasta tudo.
+        share = (deadline - time.monotonic()) / untried
+        untried -= 1
+        sock = None
+        try:
+            sock = socket.socket(family)
+            sock.settimeout(max(share, 0.001))
+            sock.connect(address)
+            sock.settimeout(patience)
+            return sock
+        except OSError as error:
+            # Uma família que esta máquina não fala nada diz do servidor: vale o erro de outra.
+            if failure is None or error.errno != errno.EAFNOSUPPORT:
+                failure = error
+            if sock:
+                sock.close()
+    raise failure
+# --- fim do bloco comum: ligação ---
+
 
 # --- bloco comum: contexto ---
 # SSL_OP_IGNORE_UNEXPECTED_EOF, que o Python 3.8 e o 3.9 ligam com o OpenSSL 3: um fim sem
@@ -3630,6 +3660,8 @@ def explain_host(error, host):
     address, _, zone = host.partition("%")
     if code == errno.EINVAL and LINK_LOCAL.fullmatch(host):
         return f"{host} só vale com a interface de saída: {host}%eth0 (as daqui: ip -br link)"
+    if code == errno.EAFNOSUPPORT:
+        return f"esta máquina está sem IPv6, e é nele que está {host}: use o endereço IPv4"
     if not isinstance(error, (socket.gaierror, UnicodeError)):
         return ""
     if ":" in address and zone:

@@ -1403,6 +1403,8 @@ def explain_host(error, host):
     address, _, zone = host.partition("%")
     if code == errno.EINVAL and LINK_LOCAL.fullmatch(host):
         return f"{host} só vale com a interface de saída: {host}%eth0 (as daqui: ip -br link)"
+    if code == errno.EAFNOSUPPORT:
+        return f"esta máquina está sem IPv6, e é nele que está {host}: use o endereço IPv4"
     if not isinstance(error, (socket.gaierror, UnicodeError)):
         return ""
     if ":" in address and zone:

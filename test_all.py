@@ -2849,6 +2849,25 @@ class TestClienteConnect(ClienteTestCase):
         self.assertEqual(len(patience), 3)
         self.assertLessEqual(patience[0], 2 / 3)
 
+    def test_a_family_that_is_not_spoken(self):
+        """C14: sem IPv6 no kernel, o erro de um nome com os dois é o do IPv4; e o de ::1 diz por quê."""
+        def silent(family):
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            return mock.Mock(**{"connect.side_effect": ConnectionRefusedError(errno.ECONNREFUSED, "")})
+
+        found = [(family, 1, 6, "", ("", 1)) for family in (socket.AF_INET6, socket.AF_INET)]
+        for script in ("cliente.py", "led_gpio.py"):
+            m = load(script)
+            with mock.patch.object(m.socket, "socket", silent):
+                for order in (found, found[::-1]):
+                    with mock.patch.object(m.socket, "getaddrinfo", return_value=order), \
+                            self.assertRaises(ConnectionRefusedError):
+                        m.dial("nome", 1, 2)
+                with self.assertRaises(OSError) as caught:
+                    m.dial("::1", 1, 2)
+            self.assertRegex(m.explain_host(caught.exception, "::1"), "sem IPv6.* ::1: use o endereço IPv4$")
+
     def test_a_resolver_that_is_not_there_yet(self):
         """C15: --tentar insiste com o DNS que ainda não responde; um nome que não existe é um erro na hora."""
         cliente = load("cliente.py")
@@ -9188,7 +9207,7 @@ class TestLedGpioConversation(LedTestCase):
     def test_server_that_hangs_up(self):
         """EPIPE e RST são a rede, e se explicam; só o EPIPE da nossa saída é o terminal que se foi."""
         args = self.parse("botao")
-        with mock.patch.object(self.led.socket, "create_connection") as connect:
+        with mock.patch.object(self.led, "dial") as connect:
             sock = connect.return_value
             sock.sendall.side_effect = BrokenPipeError
             for end in (ConnectionResetError, lambda size: b""):
@@ -9248,7 +9267,7 @@ class TestLedGpioConversation(LedTestCase):
         """N16, C14: cada falha de rede tem o seu motivo, em português, e só a de TLS fala de TLS."""
         explain = self.led.Conversation(self.parse("botao", "192.0.2.9")).explain
         for code, words in ((errno.EHOSTUNREACH, "não há caminho até lá"), (errno.ENETUNREACH, "não há rede até lá"),
-                            (errno.EAFNOSUPPORT, "não fala essa família")):
+                            (errno.EAFNOSUPPORT, "está sem IPv6")):
             text = explain(OSError(code, os.strerror(code)))
             self.assertIn(words, text)
             self.assertNotIn("TLS", text)
@@ -10358,6 +10377,11 @@ class TestLedGpioMqtt(LedTestCase):
             sock.close()
             child.expect_error(f"mqtt: 127.0.0.1 porta .* desligou sem responder: .*[.] {words}; nova tentativa")
             self.stop(child)
+
+    def test_no_way_to_the_broker(self):
+        """N16: sem caminho até o broker, ele não desligou, e o TLS não tem nada com isso."""
+        said = self.mqtt().explain(OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH)))
+        self.assertEqual(said, "não foi possível falar com 127.0.0.1 porta 1: não há caminho até lá")
 
     @needs_ssl
     def test_broker_that_wants_our_certificate(self):
