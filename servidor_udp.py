@@ -1322,11 +1322,16 @@ def explain_defect(error) -> str:
 
 def interrupt(*_):
     """Ctrl+C e SIGTERM: um só caminho de saída, uma vez só; o segundo não corta o fim no meio."""
+    hush()
+    raise KeyboardInterrupt
+
+
+def hush():
+    """Daqui até o fim, nenhum sinal o corta no meio."""
     # Barrados no kernel: o Python, ao se desmontar, os devolve ao padrão do sistema, que mata.
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     answer_signals(let_pass)
-    raise KeyboardInterrupt
 
 
 def let_pass(*_):
@@ -1355,14 +1360,14 @@ def run(build_parser, action, argv=None):
         status = perform(build_parser, action, argv)
         for stream in sys.stdout, sys.stderr:
             status = flush(stream, status)
+        hush()
     except KeyboardInterrupt:
         status = 130
         for stream in sys.stdout, sys.stderr:
             with last_words():
                 flush(stream, status)
-    if signal.getsignal(signal.SIGTERM) is not interrupt:
-        # O fim foi pedido, e nada mais há por receber: as outras threads não barram sinais.
-        answer_signals(signal.SIG_IGN)
+    # Nada mais há por receber; as outras threads não barram sinais.
+    answer_signals(signal.SIG_IGN)
     return status
 
 

@@ -11030,6 +11030,24 @@ sys.exit(status)
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=child_env())
         self.assertEqual((done.returncode, done.stderr), (130, b""))
 
+    LATE_SIGNAL = """
+import atexit, importlib.util, os, signal, sys
+spec = importlib.util.spec_from_file_location("script", sys.argv[1])
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+atexit.register(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGINT, signal.SIGTERM)])
+sys.exit(script.run(script.Parser, lambda args: int(sys.argv[2]), []))
+"""
+
+    @each_script
+    def test_a_signal_after_the_end(self, script):
+        """O que acabou, acabou: um Ctrl+C ou um SIGTERM que chega com o Python se desmontando não muda o estado, nem
+        vira um "Exception ignored"."""
+        for status in (0, 1):
+            done = subprocess.run([*PYTHON, "-X", "dev", "-c", self.LATE_SIGNAL, str(HERE / script), str(status)],
+                                  stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=child_env())
+            self.assertEqual((done.returncode, done.stderr), (status, b""))
+
     # Um defeito, na thread principal e noutra.
     DEFECT = """
 import importlib.util, sys, threading
