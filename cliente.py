@@ -889,7 +889,7 @@ def tls_name(host):
 
 
 # --- bloco comum: tls ---
-# Falta, para a operação acabar, o que ainda está na rede.
+# O que attempt() devolve se a operação só acaba com bytes que ainda estão na rede.
 NEEDS_BYTES = object()
 
 
@@ -928,7 +928,8 @@ class TLSStream:
                 finally:
                     produced = self.outgoing.pending
         finally:
-            # Mesmo num erro: é o alerta que diz ao outro lado por que não deu certo.
+            # Mesmo num erro: é o alerta que diz ao outro lado por que não deu certo. b"": nada a
+            # cifrar, só a enviar.
             if produced:
                 self.sendall(b"")
 

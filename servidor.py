@@ -88,7 +88,11 @@ except ImportError:
 
 
 class Service:
-    """O que um motor chama. Um cliente tem name, send(), hang_up(), e session, que é do serviço."""
+    """O que um motor chama.
+
+    Um cliente (parte 5) tem name, send(), hang_up() e cut(); session, que é do serviço; e deadline,
+    a hora em que se chama on_timeout(), ou None.
+    """
 
     # Um cliente escreve a outro? Então ninguém pode ficar preso no send() de quem não lê, e o
     # serviço o faz um de cada vez, sob uma trava sua.
@@ -132,7 +136,8 @@ class Echo(Service):
 # linhas se juntam antes, e só se decodifica a que está completa. Entre elas, um telnet manda
 # comandos seus, que começam por IAC (RFC 854) e não são de ninguém da conversa.
 
-# LF; CR LF; e, de quem está num telnet, CR NUL ou só CR (RFC 1123, 3.3.1).
+# Uma linha acaba em LF; estes outros fins viram LF: CR LF e, de quem está num telnet, CR NUL ou só
+# CR (RFC 1123, 3.3.1).
 LINE_END = re.compile(rb"\r[\n\0]?")
 # IAC é 0xFF: IAC IAC é um 0xFF de verdade; com WILL, WONT, DO ou DONT vem uma opção; de SB a
 # IAC SE, a conversa sobre uma; os outros comandos são de um byte só (RFC 854 e 1184). No fim, o
@@ -152,6 +157,7 @@ TELNET_REFUSALS = {b"\xfd": b"\xff\xfc", b"\xfb": b"\xff\xfe"}
 class LineBuffer:
     """Junta em linhas os pedaços que o TCP entrega."""
 
+    # Sem um dicionário por objeto: há um destes por cliente. O mesmo nas outras classes que o têm.
     __slots__ = ("pending", "after_cr")
 
     def __init__(self):
@@ -163,8 +169,8 @@ class LineBuffer:
     def feed(self, data):
         """Gera as linhas (str, sem o fim) que se completaram.
 
-        A que passa de LINE_LIMIT bytes (parte 3) é ProtocolError, depois de ouvidas as boas antes
-        dela.
+        A que passa de LINE_LIMIT bytes é ProtocolError (os dois, na parte 3), depois de ouvidas as
+        boas antes dela.
         """
         data = bytes(data)
         if self.after_cr and data[:1] in (b"\n", b"\0"):
@@ -178,6 +184,7 @@ class LineBuffer:
         *lines, self.pending = data.split(b"\n")
         for line in lines:
             yield self.decode(line)
+        # Só pelo limite: a que ainda não acabou também pode tê-lo passado.
         self.decode(self.pending)
 
     def decode(self, line):
@@ -291,7 +298,7 @@ class Event(typing.NamedTuple):
     """O que aconteceu na sala. Quem o conta a uma pessoa, na língua dela, é um dialeto.
 
     welcome  nick chegou, e é ele quem ouve     entered  nick chegou, e ouvem os outros
-    named    nick, e é ele quem ouve, é text    renamed  nick é agora text, e ouvem os outros
+    named    nick é agora text, e ouve só ele   renamed  o mesmo, e ouvem os outros
     said     nick disse text                    left     nick foi embora
     acted    nick faz text (/me)                noticed  nick avisa text: robôs não respondem
 
@@ -549,12 +556,14 @@ class Chat(Service):
 
     def on_connect(self, client):
         client.session = Seat(self.plain)
+        # Passado este prazo, on_timeout() saúda quem não se deu a conhecer.
         client.deadline = time.monotonic() + GREETING_S
 
     def on_data(self, client, data):
         with self.lock:
             seat = client.session
             seat.listed = 0
+            # O da linha começada, se ela não acabar nesta leitura.
             deadline = client.deadline
             try:
                 data, answer = seat.telnet.feed(data)
@@ -563,7 +572,7 @@ class Chat(Service):
                 if data.startswith(TLS_HELLO) and self.is_waiting(client):
                     raise ProtocolError("esta sala não fala TLS")
                 for line in seat.lines.feed(data):
-                    # O que sobrar será de outra linha.
+                    # Acabou; o que sobrar será de outra, com outro prazo.
                     deadline = None
                     # O que vem depois de um /sair já não conta.
                     if not client.closing:
@@ -584,6 +593,7 @@ class Chat(Service):
         with self.lock:
             if self.is_waiting(client):
                 self.enter(client)
+            # QUIET (parte 8): passou --ocioso segundos parado.
             elif why == QUIET or client.is_late(time.monotonic()):
                 self.finish_speech(client)
                 self.leave(client, why)
@@ -761,7 +771,7 @@ class Http(Service):
     def on_data(self, client, data):
         head = client.session
         head += data
-        # Em quem goteja, sem reler desde o começo.
+        # Em quem goteja, sem reler desde o começo: volta-se o que possa já ter vindo de \r\n\r\n.
         fresh = max(0, len(head) - len(data) - 3)
         empty = EMPTY_LINES.match(head)
         if empty:
@@ -888,7 +898,7 @@ class Client:
         """Espera que o que se enviou saia daqui. send() já esperou."""
 
     def cut(self):
-        """Quem está num recv() ou send() deste socket acorda, e fecha por onde sempre fecha."""
+        """Desliga sem fechar o descritor: quem espera neste socket acorda, e o fecha (release)."""
         self.closing = True
         with contextlib.suppress(OSError):
             # ENOTCONN ou EBADF: já tinha caído.
@@ -904,7 +914,8 @@ class Client:
 
 # Bytes por leitura: menos idas ao kernel num fluxo grande; quem manda pouco não paga por isso.
 CHUNK = 512 * 1024
-# A primeira: cada leitura aloca, e até uns 470 bytes sem malloc(). Dobra para quem a enche.
+# Os da primeira leitura: cada uma cria um objeto, e até uns 470 bytes ele não custa um malloc().
+# Dobra a cada vez que se enche.
 FIRST_CHUNK = 256
 # Numa sala, quem cola mil linhas fala aos poucos, e os outros também são ouvidos: é o que cada um
 # pode dizer por vez.
@@ -917,8 +928,8 @@ GATHER_BYTES = 64 * 1024
 CROWD = 32
 # Bytes de pilha por thread: o padrão reserva 8 MiB, e o Python 3.14 guarda para si 32 KiB dela.
 STACK_SIZE = 256 * 1024
-# Segundos, por thread, entre as vezes em que quem espera pelo GIL acorda: a cada 5 ms, 6 mil não
-# fazem outra coisa.
+# Segundos, por thread, entre as vezes em que acorda quem espera pelo GIL, a trava com que só uma
+# thread de Python anda por vez: acordando a cada 5 ms, 6 mil não fazem outra coisa.
 SWITCH_S = 50e-6
 # No fim, quantos segundos se espera pelas threads dos clientes.
 STOP_GRACE_S = 1.5
@@ -946,6 +957,7 @@ class Engine:
         self.wake_r.setblocking(False)
         self.wake_w.setblocking(False)
         if args.verbose:
+            # Toda leitura passa antes por trace_data().
             service.on_data = functools.partial(self.trace_data, service.on_data)
 
     def trace(self, text):
@@ -1389,7 +1401,10 @@ class EpollMember(EpollClient):
 
 
 class EpollEngine(Engine):
-    """Um laço: o kernel diz de quem se pode ler, e onde se pode escrever (sensível ao nível)."""
+    """Um laço: o kernel diz de quem se pode ler, e onde se pode escrever.
+
+    Sensível ao nível (level-triggered): o aviso se repete enquanto houver o que ler, ou lugar.
+    """
 
     def run(self):
         self.poller = select.epoll()
@@ -1609,6 +1624,7 @@ class Deadlines:
     def sweep(self):
         """A cada mensagem só se levanta a bandeira `seen`: ler o relógio custa mais."""
         now = time.monotonic()
+        # A porta (parte 9) volta a tentar, se lhe tinham faltado descritores.
         self.engine.door.exhausted = False
         for client in list(self.engine.clients):
             if self.has_moved(client):
@@ -1760,8 +1776,8 @@ def raise_fd_limit():
 IRC_LINE = 512
 CHANNEL = "#sala"
 TOPIC = "a mesma sala de nc, telnet e ./cliente.py; quem está nela: /names"
-# Os limites, como o 005 os diz. PREFIX não é verdade, pois ninguém tem @ nem +; mas vazio derruba
-# robôs feitos com a biblioteca irc, do Python.
+# Os limites, como os diz a resposta 005 (RPL_ISUPPORT, que a RFC não tem). PREFIX não é verdade,
+# pois ninguém tem @ nem +; mas vazio derruba robôs feitos com a biblioteca irc, do Python.
 IRC_LIMITS = (f"CHANTYPES=# CHANLIMIT=#:1 CHANNELLEN={len(CHANNEL)} PREFIX=(ov)@+ "
               f"NICKLEN={NICK_LIMIT} CASEMAPPING=ascii MAXTARGETS=1 NETWORK=sala")
 # Nomes que se listam, numa leitura, a quem pede; aos pedidos colados que passam disso responde-se
@@ -2218,7 +2234,7 @@ HANDSHAKE_TIMEOUT_S = 5
 
 
 # --- bloco comum: tls ---
-# Falta, para a operação acabar, o que ainda está na rede.
+# O que attempt() devolve se a operação só acaba com bytes que ainda estão na rede.
 NEEDS_BYTES = object()
 
 
@@ -2257,7 +2273,8 @@ class TLSStream:
                 finally:
                     produced = self.outgoing.pending
         finally:
-            # Mesmo num erro: é o alerta que diz ao outro lado por que não deu certo.
+            # Mesmo num erro: é o alerta que diz ao outro lado por que não deu certo. b"": nada a
+            # cifrar, só a enviar.
             if produced:
                 self.sendall(b"")
 

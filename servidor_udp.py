@@ -656,7 +656,7 @@ class Event(typing.NamedTuple):
     """O que aconteceu na sala. Quem o conta a uma pessoa, na língua dela, é um dialeto.
 
     welcome  nick chegou, e é ele quem ouve     entered  nick chegou, e ouvem os outros
-    named    nick, e é ele quem ouve, é text    renamed  nick é agora text, e ouvem os outros
+    named    nick é agora text, e ouve só ele   renamed  o mesmo, e ouvem os outros
     said     nick disse text                    left     nick foi embora
     acted    nick faz text (/me)                noticed  nick avisa text: robôs não respondem
 
