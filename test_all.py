@@ -6955,7 +6955,9 @@ class TestRawClientClient(RawClientTestCase):
             sent = mock.Mock(send=mock.Mock(), fileno=lambda: 0)
             client = self.bare_client(sock=sent, number=0, target=target, wanted=target, search_s=0.0001,
                                       mac=bytes(6), mtu=1500, key=b"", frames=lambda until: ())
-            with mock.patch.object(m, "attach_filter"), contextlib.redirect_stderr(io.StringIO()):
+            # Um relógio que anda a cada olhada: com a máquina ocupada, o prazo de verdade acabava antes do OLÁ.
+            ticking = mock.patch.object(m, "clock", itertools.count(step=40).__next__)
+            with ticking, mock.patch.object(m, "attach_filter"), contextlib.redirect_stderr(io.StringIO()):
                 self.assertRaises(m.Failure, client.find)
                 client.enter(m.Offer(chosen, b"a" * 16, b"b" * 16, "vm", 1, 1))
                 client.number = 0
@@ -7078,7 +7080,9 @@ class TestRawClientClient(RawClientTestCase):
         del client.look
         for mac, mtu in ((b"\2\0\0\0\0\1", 1500), (b"\2\0\0\0\0\2", 1400)):
             now = m.Interface(m.IFF_UP | m.IFF_RUNNING, mac, mtu, m.ARPHRD_ETHER)
-            with mock.patch.object(m, "attach_filter"), mock.patch.object(m, "read_interface", return_value=now):
+            ticking = mock.patch.object(m, "clock", itertools.count(step=40).__next__)
+            reading = mock.patch.object(m, "read_interface", return_value=now)
+            with ticking, reading, mock.patch.object(m, "attach_filter"):
                 self.assertRaises(m.Failure, client.find)
             frame = m.unpack_frame(m.make_seal()[1], sent.send.call_args[0][0])
             self.assertEqual((frame.source, m.unpack_body(m.HELLO, frame.payload)[1]), (mac, mtu))
