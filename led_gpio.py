@@ -928,7 +928,10 @@ class Client(threading.Thread):
             self.server.page.serve(self, start)
         elif spoken == "tls":
             self.hang_up(NO_TLS)
-        elif spoken or not start.strip():
+        elif spoken or start and not start.strip():
+            self.challenge_once()
+        elif not start and not self.server.page.may_come(self.source):
+            # Calado: só uma pessoa num nc espera pela nossa vez; os programas falam antes.
             self.challenge_once()
         self.lines_spoken = spoken == "linhas"
         return spoken in ("http", "tls")
@@ -1501,6 +1504,11 @@ HEARTBEAT_S = 15
 # Segundos que dura a sessão de quem deu a senha; e quantas se guardam.
 SESSION_S = 12 * 3600
 MAX_SESSIONS = 64
+# Segundos em que se espera outro pedido de um endereço que fez um: os navegadores abrem conexões de
+# reserva, caladas, e a que ouvisse o desafio da senha leria nele a resposta ao pedido seguinte. E
+# quantos endereços se lembram.
+SPARE_S = 60
+MAX_VISITORS = 1024
 
 # O nome do cookie da sessão; a porta o separa do de outro LED na mesma máquina.
 COOKIE = "sessao{port}"
@@ -1754,6 +1762,8 @@ class Page:
         self.sessions = {}
         # Endereço -> páginas dele abertas em /eventos.
         self.viewers = collections.Counter()
+        # Endereço -> quando fez um pedido (time.monotonic()), do mais antigo ao mais novo.
+        self.visits = {}
         self.lock = threading.Lock()
 
     def serve(self, client, start):
@@ -1761,6 +1771,7 @@ class Page:
 
         start: o que o navegador já disse, do começo.
         """
+        self.note_visit(client.source)
         try:
             request = self.read(client, start)
             why = foreign(request.headers)
@@ -1770,6 +1781,19 @@ class Page:
         except Refusal as refusal:
             text = f"{refusal}\nQuem não é navegador manda aqui linhas como LED ON.\n"
             client.hang_up(http_response(refusal.status, text, "text/plain"))
+
+    def note_visit(self, source):
+        with self.lock:
+            self.visits.pop(source, None)
+            self.visits[source] = time.monotonic()
+            if len(self.visits) > MAX_VISITORS:
+                del self.visits[next(iter(self.visits))]
+
+    def may_come(self, source):
+        """Quem está calado neste endereço pode ser a conexão de reserva de um navegador?"""
+        with self.lock:
+            when = self.visits.get(source)
+        return when is not None and time.monotonic() - when < SPARE_S
 
     def read(self, client, start):
         """O pedido inteiro, no prazo; Refusal se é grande, torto ou não acaba."""

@@ -9868,6 +9868,33 @@ class TestLedGpioPage(LedTestCase):
             self.assertEqual(conn.expect_eof(), "ERRO aqui a conversa é sem TLS\n".encode())
         self.assertEqual(self.ask(server, b"LED STATUS"), b"OK LED OFF")
 
+    def test_spare_connection_with_a_secret(self):
+        """A conexão que o navegador abre de reserva, calada, não ouve o desafio antes da resposta ao seu pedido."""
+        server = self.serve("--senha-arquivo", self.secret())
+        self.request(server, "GET", "/")
+        spare = self.connect(server)
+        # Depois dela, de outro endereço, e sem página: este ouve o desafio no silêncio, e o silêncio dela foi maior.
+        person = socket.create_connection(("127.0.0.1", server.port), WATCHDOG_S, ("127.0.0.2", 0))
+        self.addCleanup(person.close)
+        Conn(self, person).expect(b"DESAFIO ")
+        spare.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.assertRegex(spare.expect_eof(), rb"\AHTTP/1\.1 200 OK\r\n")
+        # Com a página aberta, um nc que aperta Enter ainda ouve o desafio.
+        typed = self.connect(server)
+        typed.send(b"\n")
+        typed.expect(b"DESAFIO ")
+
+    def test_visits_are_bounded(self):
+        page = self.led.Page(mock.Mock())
+        now = 100.0
+        with mock.patch.object(self.led.time, "monotonic", lambda: now):
+            for host in range(self.led.MAX_VISITORS + 1):
+                page.note_visit(host)
+            self.assertEqual(len(page.visits), self.led.MAX_VISITORS)
+            self.assertEqual((page.may_come(0), page.may_come(1)), (False, True))
+            now += self.led.SPARE_S
+            self.assertFalse(page.may_come(1))
+
     def test_many_pages(self):
         """As páginas abertas têm a sua parte dos lugares; a que não cabe sabe disso, e o botão responde a todas."""
         server = self.serve(constants={"MAX_VIEWERS_PER_SOURCE": 2})
