@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """LED e botão de um Raspberry Pi pela rede: um comando por TCP acende, um toque manda o comando.
 
-    ./led_gpio.py               o LED: obedece a   echo LED ON | nc 127.0.0.1 5555
+    ./led_gpio.py               o LED: obedece a   echo LED ON | nc -w 1 127.0.0.1 5555
     ./led_gpio.py botao         o botão: cada toque inverte o LED
     ./led_gpio.py iniciar       os dois juntos; num PC, sem placa, simulados
 
@@ -1614,7 +1614,7 @@ LAMP = """<div class=lampada aria-hidden=true></div>
 <noscript><p>Sem JavaScript, recarregue a página para ver o LED de novo.</p></noscript>
 <h2>O que acabou de passar pela rede</h2>
 <pre id=linhas></pre>
-<p>São as mesmas linhas de <code>echo LED TOGGLE | nc {host} {port}</code></p>
+<p>São as mesmas linhas de <code>echo LED TOGGLE | nc -w 1 {host} {port}</code></p>
 <script>{script}</script>"""
 
 LOGIN = """<p>Este LED pede a senha: o texto do arquivo de --senha-arquivo.</p>
