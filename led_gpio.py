@@ -950,10 +950,13 @@ class Client(threading.Thread):
     def receive(self, seconds):
         """Bytes, b"" no fim da conexão, ou None se nada veio no prazo."""
         # Quem não lê as respostas não dá mais ordens.
-        if self.can_write(WAKE_S) and self.can_read(seconds):
-            with self.lock, contextlib.suppress(*NOTHING_YET):
+        if not self.can_write(WAKE_S) or not self.can_read(seconds):
+            return None
+        try:
+            with self.lock:
                 return self.sock.recv(CHUNK)
-        return None
+        except NOTHING_YET:
+            return None
 
     def complete(self, rest):
         """O silêncio encerra a linha? Não a de quem ainda soletra um comando, ou um pedido HTTP."""
