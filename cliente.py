@@ -79,7 +79,8 @@ except ImportError:
 # 1. Sender: dois sentidos, duas threads
 #
 # Com uma thread só, que envia tudo e depois lê, um arquivo grande trava: o servidor devolve o que
-# o cliente ainda não lê, os buffers dos dois lados enchem e ninguém mais anda (uns 8 MiB em lo).
+# o cliente ainda não lê, os buffers dos dois lados enchem e ninguém mais anda (em lo, a
+# interface com que a máquina fala consigo, com uns 8 MiB).
 # Aqui uma thread envia e a outra recebe; no fim da entrada fecha-se só a ida (RFC 9293, 3.6), e as
 # respostas que faltam ainda chegam.
 
@@ -130,7 +131,8 @@ def receive(sock):
     """Pedaços que chegam, até o servidor fechar."""
     # Um para a conversa toda: fazer um a cada pedaço custaria 5 % da vazão.
     with selectors.DefaultSelector() as selector:
-        # Simplificação: com TLS, no Windows, Ctrl+C espera pelo próximo byte.
+        # Com TLS não se pergunta ao socket: o que falta mostrar pode já estar aqui, decifrado.
+        # Simplificação: assim, no Windows, Ctrl+C espera pelo próximo byte.
         waits = not isinstance(sock, TLSStream)
         if waits:
             selector.register(sock, selectors.EVENT_READ)
@@ -168,7 +170,10 @@ def explain_tls_end(error):
 
 
 def converse(sock, chunks, show):
-    """Envia `chunks` por uma thread e mostra o que chega nesta. Devolve o primeiro pedaço dele."""
+    """Envia `chunks` por uma thread e mostra o que chega nesta.
+
+    Devolve o primeiro pedaço que chegou: por ele, talk() sabe se o servidor só fala TLS.
+    """
     sender = Sender(sock, chunks)
     sender.start()
     first = b""
@@ -176,7 +181,7 @@ def converse(sock, chunks, show):
         first = first or data
         show(data)
     sender.server_left = True
-    # Um teclado não acaba: não há o que esperar dele.
+    # Um teclado não acaba: mal se espera por ele (PAINT_S, parte 3). De um cano, pode faltar pouco.
     sender.join(PAINT_S if is_terminal(sys.stdin) else LAST_WORDS_S)
     if sender.lost:
         raise Failure(sender.lost)
@@ -357,7 +362,11 @@ def dial(host, port, patience):
 
 
 def refuse_oneself(sock):
-    """Ninguém escutava, e o kernel sorteou para nós a porta dele? Falaríamos sozinhos."""
+    """Ninguém escutava, e o kernel sorteou para nós a porta dele? Falaríamos sozinhos.
+
+    O SYN volta a quem o enviou, e vale por uma abertura simultânea (RFC 9293, 3.5).
+    """
+    # O prazo era só do connect().
     sock.settimeout(None)
     if itself(sock):
         sock.close()
@@ -439,7 +448,7 @@ class Screen:
         self.unfinished = ""
         # Um terminal que não apaga (TERM=dumb, o de um editor): só se acrescenta a ele.
         self.dumb = os.environ.get("TERM", "dumb") == "dumb" and os.name == "posix"
-        # A conversa acabou: a linha em edição já não se redesenha.
+        # A conversa acabou, se quem a conduz o diz: a linha em edição já não se redesenha.
         self.over = False
         # Como o terminal estava, para o devolver assim.
         self.mode = None
@@ -527,6 +536,7 @@ class Screen:
             line += " \r"
         if self.over:
             line = ""
+        # Ao começo da linha, tantas para cima, e apaga dali ao fim da tela (ECMA-48).
         erase = "\r" + "\x1b[A" * rows + "\x1b[J"
         if self.dumb:
             erase = "\n"
@@ -617,6 +627,7 @@ class Probe:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
         self.sock = sock
+        # Outro conteúdo em cada conexão: o eco que fosse à errada, ou torto, não conferiria.
         self.message = bytearray((number * 31 + i * 7) & 0xFF for i in range(size))
         # Bytes desta mensagem que já foram, e que já voltaram.
         self.out = 0
@@ -692,7 +703,7 @@ class Meter:
             try:
                 self.attend(key.data, events, going)
             except BlockingIOError:
-                # Alarme falso.
+                # Alarme falso: o select() avisou, e já não havia nada.
                 pass
             except OSError:
                 self.dropped += 1

@@ -382,6 +382,7 @@ class Tally:
         self.reordered = 0
         # Nem são desta execução, ou nem saíram ainda.
         self.strange = 0
+        # O maior número que já voltou.
         self.newest = 0
 
     def answered(self, seq, now):
@@ -515,7 +516,8 @@ def run_ping(wire, args, tally):
             # O relógio mais fino; só para medir.
             tally.left_at.append(time.perf_counter())
             wire.send(encode_ping(session, len(tally.left_at) - 1, args.tamanho))
-            # Depois de uma tampa fechada, recupera-se um segundo de envios, e não a hora toda.
+            # Se a máquina dormiu (a tampa de um notebook), recupera-se um segundo de envios, e não
+            # a hora toda.
             next_at = max(next_at, now - WAKE_S) + args.intervalo / 1000
             if len(tally.left_at) == args.ping:
                 finish = now + args.espera
@@ -613,7 +615,7 @@ class Screen:
         self.unfinished = ""
         # Um terminal que não apaga (TERM=dumb, o de um editor): só se acrescenta a ele.
         self.dumb = os.environ.get("TERM", "dumb") == "dumb" and os.name == "posix"
-        # A conversa acabou: a linha em edição já não se redesenha.
+        # A conversa acabou, se quem a conduz o diz: a linha em edição já não se redesenha.
         self.over = False
         # Como o terminal estava, para o devolver assim.
         self.mode = None
@@ -701,6 +703,7 @@ class Screen:
             line += " \r"
         if self.over:
             line = ""
+        # Ao começo da linha, tantas para cima, e apaga dali ao fim da tela (ECMA-48).
         erase = "\r" + "\x1b[A" * rows + "\x1b[J"
         if self.dumb:
             erase = "\n"
@@ -885,12 +888,14 @@ class Conversation:
         """
         echo, note = self.settle(data)
         answer = None
+        # Se é um pedido de código: o que se diz ao entrar é o apelido; sem ele, a linha, outra vez.
         if not echo and data != self.last and self.last.strip() != LEAVE:
             answer = proof(data, self.greeting() or self.last)
         if answer is None or self.proofs >= MAX_PROOFS:
             self.show(readable(data), note)
             return
         self.proofs += 1
+        # Ou se pede o código (ENTER), ou já se devolve um, e isso é entrar.
         entering = not answer.startswith(ENTER)
         if entering and self.state != LEAVING:
             self.state = MEMBER
@@ -919,6 +924,7 @@ class Conversation:
         late = [question for question in same if question.late]
         settled = same[:1]
         if late:
+            # Não se sabe de qual das iguais é: saem todas, e a nota o diz.
             settled = same
         elif not same:
             # Ao /sair responde a despedida, ou quem já não nos conhece; e não as falas que vinham.
