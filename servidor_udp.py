@@ -104,9 +104,11 @@ class Server:
         patient_reads = os.name == "posix" and not self.ticks
         if patient_reads:
             self.sock.setblocking(True)
+            # struct timeval: segundos e microssegundos, cada um de 8 bytes.
             timeval = struct.pack("qq", WAKE_S, 0)
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 self.sock.setsockopt(socket.SOL_SOCKET, option, timeval)
+        # Só stop() tira o laço daqui.
         while True:
             if not patient_reads:
                 wait_ready([self.sock], timeout=self.next_deadline())
@@ -147,6 +149,7 @@ class Server:
             if size > limit:
                 self.guard.drop(f"maior que {limit} bytes: chegou cortado", source)
                 continue
+            # Quem tem fichas gasta uma; quem não tem passa pelas defesas (parte 2).
             left = tokens.get(source)
             if left:
                 tokens[source] = left - 1
@@ -169,9 +172,9 @@ class Server:
         if getattr(error, "winerror", None) == 10040:
             # WSAEMSGSIZE: é assim que o Windows avisa o datagrama cortado.
             self.guard.drop(f"maior que {self.limit} bytes: chegou cortado", ("?", 0))
+        # De uma resposta anterior são só estes dois: não achou ninguém (10054 no Windows), ou o TTL
+        # dela acabou no caminho (10052).
         elif not isinstance(error, ConnectionError) and error.errno != errno.ENETRESET:
-            # Estes dois são de uma resposta anterior: não achou ninguém (10054 no Windows), ou o
-            # TTL dela acabou no caminho (10052).
             raise error
 
     def survive(self, error, source):
@@ -405,9 +408,9 @@ class Cookies:
 # 4. Chat: uma sala sem conexões
 #
 # O eco só conhece quem acaba de falar. Membro aqui é o endereço que se provou (parte 3), até se
-# calar por um tempo: sem FIN, só o silêncio diz que alguém se foi. Quem ouve o quê é da Room, que
-# não sabe de socket; a linha volta também a quem a disse, o único sinal de que ela chegou. A quem
-# um roteador mudou a porta, o código com que entrou devolve o apelido: /nick NOME CÓDIGO.
+# calar por um tempo: sem FIN, só o silêncio diz que alguém se foi. Quem ouve o quê é da Room (mais
+# abaixo), que não sabe de socket; a linha volta também a quem a disse, o único sinal de que chegou.
+# A quem um roteador mudou a porta, o código com que entrou devolve o apelido: /nick NOME CÓDIGO.
 
 # Quem manda um datagrama à sala faz sair um por membro.
 MAX_MEMBERS = 64
@@ -455,7 +458,7 @@ class Chat:
         # Mede-se escapada, como seguirá: \x01 são quatro bytes.
         if len(escape(line[:LINE_LIMIT + 1]).encode()) > LINE_LIMIT:
             return self.tell(source, f"* erro: linha com mais de {LINE_LIMIT} bytes")
-        return self.obey(source, line)
+        return self.hear(source, line)
 
     def split_code(self, line, source):
         """(código, resto) de uma linha que começa por um código deste endereço, ou ("", linha)."""
@@ -482,7 +485,8 @@ class Chat:
         self.spread(self.room.enter(source))
         return True
 
-    def obey(self, source, line):
+    def hear(self, source, line):
+        """Uma linha de quem já entrou; obey() é da sala, e não sabe de códigos."""
         command, text = parse_command(line)
         if command == "entrar":
             # De quem já entrou: é o apelido que quer, se diz algum.
@@ -546,90 +550,6 @@ class Chat:
             self.leave(source, words)
         return min(WAKE_S, self.idle_s)
 
-
-# ---------------------------------------------------------------------------------------------
-# 5. BadNetwork: uma rede ruim de propósito
-#
-# Dentro de uma máquina nada se perde nem troca de ordem, e o programa que só rodou nela falha na
-# primeira rede sem fio. Esta fica entre o servidor e o socket e estraga o que sai: perde, duplica,
-# atrasa. Com --semente, sempre com o mesmo azar: a falha que se viu uma vez se vê de novo.
-
-# O que --atraso segura, em datagramas e em bytes: o resto se perde.
-MAX_DELAYED = 8192
-MAX_DELAYED_BYTES = 8 << 20
-
-
-class Held(typing.NamedTuple):
-    """Um datagrama à espera de sair."""
-
-    # Em time.monotonic(); no mesmo instante, na ordem em que vieram.
-    due: float
-    order: int
-    data: bytes
-    source: tuple
-
-
-class BadNetwork:
-    """Um send() que nem sempre envia, nem na hora, nem uma vez só."""
-
-    def __init__(self, send, args, guard):
-        self.real_send = send
-        self.guard = guard
-        # De 0 a 1.
-        self.loss = args.perda / 100
-        self.twice = args.duplica / 100
-        self.delay_s = args.atraso / 1000
-        self.random = random.Random(args.semente)
-        # Um heap de Held: o primeiro é o próximo a sair.
-        self.held = []
-        self.held_bytes = 0
-        self.order = 0
-
-    def send(self, data, source):
-        # Os dois sorteios se fazem sempre: o azar de um não muda o dos seguintes.
-        lost = self.random.random() < self.loss
-        again = self.random.random() < self.twice
-        if lost:
-            self.guard.drop("perdido de propósito", source)
-            return
-        self.pass_on(data, source)
-        # Em dobro só nesta máquina: pela rede, dois por um serviria para multiplicar um ataque.
-        if again and is_loopback(source[0]):
-            self.pass_on(data, source)
-
-    def pass_on(self, data, source):
-        if self.delay_s:
-            self.hold(data, source)
-        else:
-            self.real_send(data, source)
-
-    def hold(self, data, source):
-        """Guarda de meio a um e meio atraso: variando, os datagramas também trocam de ordem."""
-        due = time.monotonic() + self.delay_s * self.random.uniform(0.5, 1.5)
-        full = len(self.held) == MAX_DELAYED
-        if full or self.held_bytes + len(data) > MAX_DELAYED_BYTES:
-            self.guard.drop("fila do atraso cheia", source)
-            return
-        self.order += 1
-        self.held_bytes += len(data)
-        heapq.heappush(self.held, Held(due, self.order, bytes(data), source))
-
-    def tick(self):
-        """Manda o que já esperou bastante; devolve os segundos até o próximo."""
-        while self.held:
-            wait = self.held[0].due - time.monotonic()
-            if wait > 0:
-                return wait
-            ready = heapq.heappop(self.held)
-            self.held_bytes -= len(ready.data)
-            self.real_send(ready.data, ready.source)
-        return WAKE_S
-
-
-# ---------------------------------------------------------------------------------------------
-# Em volta: a sala, o apelido, a voz, a escuta, a casa e a linha de comando
-#
-# O que não é UDP. Entre cercas está o que outros scripts da coleção têm igual, byte por byte.
 
 # --- bloco comum: sala ---
 # Bytes de uma linha, sem o fim. Em UDP, a frase que a repete cabe num quadro Ethernet.
@@ -854,6 +774,90 @@ def nick_fault(nick: str) -> str:
     return ""
 # --- fim do bloco comum: apelido ---
 
+
+# ---------------------------------------------------------------------------------------------
+# 5. BadNetwork: uma rede ruim de propósito
+#
+# Dentro de uma máquina nada se perde nem troca de ordem, e o programa que só rodou nela falha na
+# primeira rede sem fio. Esta fica entre o servidor e o socket e estraga o que sai: perde, duplica,
+# atrasa. Com --semente, sempre com o mesmo azar: a falha que se viu uma vez se vê de novo.
+
+# O que --atraso segura, em datagramas e em bytes: o resto se perde.
+MAX_DELAYED = 8192
+MAX_DELAYED_BYTES = 8 << 20
+
+
+class Held(typing.NamedTuple):
+    """Um datagrama à espera de sair."""
+
+    # Em time.monotonic(); no mesmo instante, na ordem em que vieram.
+    due: float
+    order: int
+    data: bytes
+    source: tuple
+
+
+class BadNetwork:
+    """Um send() que nem sempre envia, nem na hora, nem uma vez só."""
+
+    def __init__(self, send, args, guard):
+        self.real_send = send
+        self.guard = guard
+        # De 0 a 1.
+        self.loss = args.perda / 100
+        self.twice = args.duplica / 100
+        self.delay_s = args.atraso / 1000
+        self.random = random.Random(args.semente)
+        # Um heap de Held: o primeiro é o próximo a sair.
+        self.held = []
+        self.held_bytes = 0
+        self.order = 0
+
+    def send(self, data, source):
+        # Os dois sorteios se fazem sempre: o azar de um não muda o dos seguintes.
+        lost = self.random.random() < self.loss
+        again = self.random.random() < self.twice
+        if lost:
+            self.guard.drop("perdido de propósito", source)
+            return
+        self.pass_on(data, source)
+        # Em dobro só nesta máquina: pela rede, dois por um serviria para multiplicar um ataque.
+        if again and is_loopback(source[0]):
+            self.pass_on(data, source)
+
+    def pass_on(self, data, source):
+        if self.delay_s:
+            self.hold(data, source)
+        else:
+            self.real_send(data, source)
+
+    def hold(self, data, source):
+        """Guarda de meio a um e meio atraso: variando, os datagramas também trocam de ordem."""
+        due = time.monotonic() + self.delay_s * self.random.uniform(0.5, 1.5)
+        full = len(self.held) == MAX_DELAYED
+        if full or self.held_bytes + len(data) > MAX_DELAYED_BYTES:
+            self.guard.drop("fila do atraso cheia", source)
+            return
+        self.order += 1
+        self.held_bytes += len(data)
+        heapq.heappush(self.held, Held(due, self.order, bytes(data), source))
+
+    def tick(self):
+        """Manda o que já esperou bastante; devolve os segundos até o próximo."""
+        while self.held:
+            wait = self.held[0].due - time.monotonic()
+            if wait > 0:
+                return wait
+            ready = heapq.heappop(self.held)
+            self.held_bytes -= len(ready.data)
+            self.real_send(ready.data, ready.source)
+        return WAKE_S
+
+
+# ---------------------------------------------------------------------------------------------
+# Em volta: a voz, a escuta, a casa e a linha de comando
+#
+# O que não é UDP. Entre cercas está o que outros scripts da coleção têm igual, byte por byte.
 
 # --- bloco comum: voz ---
 # Texto à espera de um terminal parado (Ctrl+S), em bytes; as linhas que passam disso se perdem, mas
