@@ -608,10 +608,21 @@ class Chat(Service):
         """Ainda não se sabe quem é, nem se saudou?"""
         return client.session.opening is not None and client not in self.room.nicks
 
-    def enter(self, client):
+    def enter(self, client, nick=None):
         """Uma pessoa, ao que parece: está na sala, e a saudação lhe diz com que nome."""
-        self.spread(self.room.enter(client))
+        self.spread(self.room.enter(client, nick))
         self.time_line(client)
+
+    def introduce(self, client, lines):
+        """Entra; quem começa por um /nick já com ele. Devolve as linhas que falta ouvir."""
+        command, nick = parse_command(lines[0])
+        if command == "nick":
+            # Um apelido que não serve, ou é de outro, se recusa a quem já está na sala.
+            with contextlib.suppress(ProtocolError):
+                self.enter(client, nick)
+                return lines[1:]
+        self.enter(client)
+        return lines
 
     def finish_speech(self, client):
         """Diz a última linha, de quem se foi sem terminá-la, e a que se guardava para entender."""
@@ -639,7 +650,7 @@ class Chat(Service):
         seat.opening = None
         if tongue == "linhas":
             if client not in self.room.nicks:
-                self.enter(client)
+                lines = self.introduce(client, lines)
         elif client in self.room.nicks:
             # Demorou a dizer quem é, e parecia um visitante.
             self.spread(self.room.leave(client))

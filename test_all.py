@@ -731,6 +731,21 @@ class TestServidorLineBuffer(ServerTestCase):
 class ChatTests:
     """A sala: quem ouve o quê, e como se diz."""
 
+    def test_the_first_line_is_the_nickname(self):
+        """Quem começa por /nick entra já com ele, e não como visitante; o que é de outro, ou não serve, é recusado."""
+        server = self.serve("--modo", "chat", constants={"GREETING_S": 10**6})
+        ear = self.join(server, "ouvinte")
+        for start, answer, told in (("/nick ana\noi\n", "bem-vindo à sala, ana. /ajuda", "* ana entrou\n<ana> oi\n"),
+                                    ("\x04 /NICK bia\n", "bem-vindo à sala, bia. /ajuda", "* bia entrou\n"),
+                                    ("/nick ana\n", "bem-vindo à sala, visitante1.*\n* erro: ana já está",
+                                     "* visitante1 entrou\n"),
+                                    ("/nick\n", "bem-vindo à sala, visitante2.*\n* erro: ", "* visitante2 entrou\n")):
+            conn = self.connect(server)
+            conn.send(start)
+            for part in answer.split(".*"):
+                conn.expect(part)
+            self.assertEqual(ear.expect(told.splitlines()[-1] + "\n").decode(), told)
+
     def test_chat_conversation(self):
         server = self.serve("--modo", "chat")
         ana, bia = self.join(server, "ana"), self.join(server)
@@ -2353,8 +2368,8 @@ class TestServidorTLSStream(ScriptTestCase):
         ana.send("CAP END\r\n")
         ana.expect(":sala 353 ana = #sala :ana\r\n")
         bia = self.spawn("cliente.py", "localhost", server.port, "--ca", self.cert, "--apelido", "bia",
-                         ready="agora você é bia$", status=130)
-        ana.expect(":visitante1!visitante1@sala NICK :bia\r\n")
+                         ready="bem-vindo à sala, bia[.]", status=130)
+        ana.expect(":bia!bia@sala JOIN #sala\r\n")
         ana.send("PRIVMSG #sala :oi\r\nPRIVMSG bia :\x01ACTION acena\x01\r\n")
         bia.expect("^<ana> oi$")
         bia.type("/msg ana " + "ç" * 400 + "\n")
@@ -3038,7 +3053,7 @@ class TestClienteScreen(ClienteTestCase):
     def test_nickname(self):
         server = self.spawn("servidor.py", "127.0.0.1", 0, "--modo", "chat")
         client = self.spawn("cliente.py", "127.0.0.1", server.port, "--apelido", "ana", ready=None)
-        client.expect("agora você é ana\n")
+        client.expect("bem-vindo à sala, ana[.]")
         client.stdin.close()
         self.assertEqual(client.wait(), 0)
         server.expect("ana saiu")
