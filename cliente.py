@@ -459,6 +459,9 @@ class Screen:
             readline.set_pre_input_hook(self.painted.set)
 
     def __enter__(self):
+        if callable(signal.getsignal(signal.SIGINT)):
+            # Da linha em edição, quem desce é __exit__.
+            signal.signal(signal.SIGINT, interrupt)
         return self
 
     def __exit__(self, kind, *_):
@@ -1300,6 +1303,19 @@ def hush():
     answer_signals(let_pass)
 
 
+def after_echo(handler):
+    """O tratador de um Ctrl+C: o terminal mostrou ^C, e o que se diz depois dele, ou o prompt do
+    shell, começa noutra linha.
+    """
+    def handle(*details):
+        terminal = next(filter(os.isatty, (2, 1)), None)
+        # Parado (Ctrl+S), não se espera por ele; no Windows, quem desce é o console.
+        if terminal and os.name == "posix" and wait_ready(writers=[terminal], timeout=0):
+            os.write(terminal, b"\n")
+        handler(*details)
+    return handle
+
+
 def let_pass(*_):
     """Nada: com SIG_IGN, um sinal que já tivesse chegado seria dito num traceback."""
 
@@ -1317,7 +1333,7 @@ def run(build_parser, action, argv=None):
     signal.signal(signal.SIGTERM, interrupt)
     # Atrás de um `&`, o shell o deixa ignorado, e assim fica.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, after_echo(interrupt))
     open_standard()
     if not sys.flags.dev_mode:
         # O erro que acaba com uma thread tem a mesma linha.

@@ -2678,8 +2678,8 @@ def broker_password(path):
 # quem está em condições de parar: ninguém para no meio de uma escrita, e o LED acaba como --ao-sair
 # diz.
 
-# No Windows há só os dois primeiros.
-END_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM")
+# Além do Ctrl+C; no Windows há só o primeiro.
+END_SIGNALS = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM")
 # Bytes do registro de --fundo, que recomeça ao passar disso; e onde ele fica: /tmp é de todos, e a
 # pasta do XDG some no logout.
 LOG_LIMIT = 1 << 20
@@ -2700,14 +2700,15 @@ class House:
         self.log = None
         self.voice = Voice(self.end)
         for name in END_SIGNALS:
-            self.end_on(name)
+            self.end_on(name, lambda *_: self.end())
+        self.end_on("SIGINT", after_echo(lambda *_: self.end()))
 
-    def end_on(self, name):
+    def end_on(self, name, handler):
         """O sinal, se este sistema o tem, vira um pedido de fim."""
         # SIGHUP ignorado é de quem rodou com nohup.
         known = hasattr(signal, name)
         if known and (name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN):
-            signal.signal(getattr(signal, name), lambda *_: self.end())
+            signal.signal(getattr(signal, name), handler)
 
     def end(self):
         self.ending = True
@@ -3618,6 +3619,19 @@ def hush():
     answer_signals(let_pass)
 
 
+def after_echo(handler):
+    """O tratador de um Ctrl+C: o terminal mostrou ^C, e o que se diz depois dele, ou o prompt do
+    shell, começa noutra linha.
+    """
+    def handle(*details):
+        terminal = next(filter(os.isatty, (2, 1)), None)
+        # Parado (Ctrl+S), não se espera por ele; no Windows, quem desce é o console.
+        if terminal and os.name == "posix" and wait_ready(writers=[terminal], timeout=0):
+            os.write(terminal, b"\n")
+        handler(*details)
+    return handle
+
+
 def let_pass(*_):
     """Nada: com SIG_IGN, um sinal que já tivesse chegado seria dito num traceback."""
 
@@ -3635,7 +3649,7 @@ def run(build_parser, action, argv=None):
     signal.signal(signal.SIGTERM, interrupt)
     # Atrás de um `&`, o shell o deixa ignorado, e assim fica.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, after_echo(interrupt))
     open_standard()
     if not sys.flags.dev_mode:
         # O erro que acaba com uma thread tem a mesma linha.

@@ -1018,7 +1018,7 @@ def download(client, args):
             digest = download_all(client, args.word, sink)
         except KeyboardInterrupt:
             # Do arquivo: entre o pwrite() e a nossa conta dele também cabe um Ctrl+C.
-            say_kept(sink.path, os.fstat(sink.fd).st_size, "\n")
+            say_kept(sink.path, os.fstat(sink.fd).st_size)
             raise
         if digest != sink.hash.digest():
             sink.discard()
@@ -1028,12 +1028,11 @@ def download(client, args):
     print(f"{target}: {human(sink.size)}, SHA-256 confere", file=sys.stderr)
 
 
-def say_kept(path, size, start=""):
+def say_kept(path, size):
     """O que já veio não se perdeu: diz onde está, e como continuar."""
     if size:
         with last_words():
-            print(f"{start}{human(size)} em {path}: o mesmo comando continua dali",
-                  file=sys.stderr)
+            print(f"{human(size)} em {path}: o mesmo comando continua dali", file=sys.stderr)
 
 
 def download_all(client, name, sink):
@@ -2267,6 +2266,19 @@ def hush():
     answer_signals(let_pass)
 
 
+def after_echo(handler):
+    """O tratador de um Ctrl+C: o terminal mostrou ^C, e o que se diz depois dele, ou o prompt do
+    shell, começa noutra linha.
+    """
+    def handle(*details):
+        terminal = next(filter(os.isatty, (2, 1)), None)
+        # Parado (Ctrl+S), não se espera por ele; no Windows, quem desce é o console.
+        if terminal and os.name == "posix" and wait_ready(writers=[terminal], timeout=0):
+            os.write(terminal, b"\n")
+        handler(*details)
+    return handle
+
+
 def let_pass(*_):
     """Nada: com SIG_IGN, um sinal que já tivesse chegado seria dito num traceback."""
 
@@ -2284,7 +2296,7 @@ def run(build_parser, action, argv=None):
     signal.signal(signal.SIGTERM, interrupt)
     # Atrás de um `&`, o shell o deixa ignorado, e assim fica.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, after_echo(interrupt))
     open_standard()
     if not sys.flags.dev_mode:
         # O erro que acaba com uma thread tem a mesma linha.

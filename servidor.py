@@ -2896,6 +2896,19 @@ def hush():
     answer_signals(let_pass)
 
 
+def after_echo(handler):
+    """O tratador de um Ctrl+C: o terminal mostrou ^C, e o que se diz depois dele, ou o prompt do
+    shell, começa noutra linha.
+    """
+    def handle(*details):
+        terminal = next(filter(os.isatty, (2, 1)), None)
+        # Parado (Ctrl+S), não se espera por ele; no Windows, quem desce é o console.
+        if terminal and os.name == "posix" and wait_ready(writers=[terminal], timeout=0):
+            os.write(terminal, b"\n")
+        handler(*details)
+    return handle
+
+
 def let_pass(*_):
     """Nada: com SIG_IGN, um sinal que já tivesse chegado seria dito num traceback."""
 
@@ -2913,7 +2926,7 @@ def run(build_parser, action, argv=None):
     signal.signal(signal.SIGTERM, interrupt)
     # Atrás de um `&`, o shell o deixa ignorado, e assim fica.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, after_echo(interrupt))
     open_standard()
     if not sys.flags.dev_mode:
         # O erro que acaba com uma thread tem a mesma linha.
@@ -3217,8 +3230,8 @@ def serve(args):
     voice = Voice(engine.stop)
     service.say = voice.say
     engine.note = voice.note
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, engine.stop)
+    signal.signal(signal.SIGTERM, engine.stop)
+    signal.signal(signal.SIGINT, after_echo(engine.stop))
     # Acorda até quem ia começar a esperar.
     signal.set_wakeup_fd(engine.wake_w.fileno(), warn_on_full_buffer=False)
     try:

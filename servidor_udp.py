@@ -1338,6 +1338,19 @@ def hush():
     answer_signals(let_pass)
 
 
+def after_echo(handler):
+    """O tratador de um Ctrl+C: o terminal mostrou ^C, e o que se diz depois dele, ou o prompt do
+    shell, começa noutra linha.
+    """
+    def handle(*details):
+        terminal = next(filter(os.isatty, (2, 1)), None)
+        # Parado (Ctrl+S), não se espera por ele; no Windows, quem desce é o console.
+        if terminal and os.name == "posix" and wait_ready(writers=[terminal], timeout=0):
+            os.write(terminal, b"\n")
+        handler(*details)
+    return handle
+
+
 def let_pass(*_):
     """Nada: com SIG_IGN, um sinal que já tivesse chegado seria dito num traceback."""
 
@@ -1355,7 +1368,7 @@ def run(build_parser, action, argv=None):
     signal.signal(signal.SIGTERM, interrupt)
     # Atrás de um `&`, o shell o deixa ignorado, e assim fica.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, after_echo(interrupt))
     open_standard()
     if not sys.flags.dev_mode:
         # O erro que acaba com uma thread tem a mesma linha.
@@ -1513,8 +1526,8 @@ def serve(args):
         stack.callback(voice.close)
         server, chat = build_server(sock, args, voice)
         try:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(signum, server.stop)
+            signal.signal(signal.SIGTERM, server.stop)
+            signal.signal(signal.SIGINT, after_echo(server.stop))
             greet(voice, sock, args)
             server.run()
         except KeyboardInterrupt:

@@ -11076,6 +11076,31 @@ sys.exit(status)
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=child_env())
         self.assertEqual((done.returncode, done.stderr), (130, b""))
 
+    @each_server
+    def test_what_follows_ctrl_c_is_on_another_line(self, script):
+        """B12: o terminal mostra ^C, e o que se diz depois, ou o prompt do shell, não fica grudado a ele; um SIGTERM
+        nada mostra, e não desce linha."""
+        last = {"servidor.py": "abrir à rede.*\n", "servidor_udp.py": "mostra as contas\r\n",
+                "led_gpio.py": "abrir à rede.*\n"}[script]
+        for number in signal.SIGINT, signal.SIGTERM:
+            server = self.spawn(script, "127.0.0.1", 0, tty="all", ready="(?s)escutando.*" + last)
+            self.assertEqual(server.stop(number), 0)
+            self.assertEqual(server.output.data.startswith(b"\r\n"), number == signal.SIGINT, server.output.data)
+
+    @each_script
+    def test_ctrl_c_where_there_is_no_terminal(self, script):
+        """B12: num cano, e num terminal parado (Ctrl+S), o Ctrl+C não escreve nem espera."""
+        m, told = load(script), []
+        answer = m.after_echo(lambda *details: told.append(details))
+        with mock.patch.object(m.os, "write") as write:
+            for terminals, ready, wrote in (((), [], 0), ((2,), [], 0), ((2,), [2], 1), ((1,), [1], 1)):
+                write.reset_mock()
+                with mock.patch.object(m.os, "isatty", terminals.__contains__), \
+                        mock.patch.object(m, "wait_ready", return_value=ready):
+                    answer(signal.SIGINT, None)
+                self.assertEqual(write.call_count, wrote)
+        self.assertEqual(told, [(signal.SIGINT, None)] * 4)
+
     LATE_SIGNAL = """
 import atexit, importlib.util, os, signal, sys
 spec = importlib.util.spec_from_file_location("script", sys.argv[1])
