@@ -3303,7 +3303,7 @@ ABOUT = {
     "servidor": "O LED: atende por TCP e obedece. É o que roda sem AÇÃO.",
     "botao": "O botão: cada toque inverte o LED de ENDEREÇO.",
     "iniciar": "O LED e o botão, neste mesmo processo.",
-    "enviar": "Manda um COMANDO (ON, OFF, TOGGLE, STATUS ou WATCH) ao LED, e mostra a resposta.",
+    "enviar": "Manda um COMANDO ao LED, e mostra a resposta.",
     "parar": "Encerra o que ficou em segundo plano.",
 }
 # O que se digita no lugar de uma ação, e o que se queria.
@@ -3800,8 +3800,8 @@ def add_network_options(option):
            default=30, **seconds)
     option(LED, "--ocioso", "desliga quem passa S segundos calado; 0: nunca (padrão: 300)",
            default=300, **seconds)
-    option(LED | CLIENT, "--senha-arquivo", "a senha que o cliente prova saber, a mesma dos dois",
-           **FILE)
+    option(LED | CLIENT, "--senha-arquivo", **FILE,
+           text="a senha que o cliente prova saber, a mesma dos dois lados")
     option(LED, "--sem-senha", "aceita ordens de qualquer um na rede", **flag)
     option(LED | CLIENT, "--certificado", "o deste lado (PEM); no servidor, liga o TLS", **FILE)
     option(LED | CLIENT, "--chave", "a chave dele, se não está no mesmo arquivo", **FILE)
@@ -3853,12 +3853,18 @@ def add_action(actions, action):
     parser.set_defaults(acao=action, parser=parser)
     add = parser.add_argument
     if action == "enviar":
-        add("comando", metavar="COMANDO", type=led_command)
+        add("comando", metavar="COMANDO", type=led_command,
+            help="ON, OFF, TOGGLE, STATUS ou WATCH, que mostra cada mudança até um Ctrl+C")
     if action != "parar":
+        place = "do LED"
+        port = "do LED"
+        if action in LED:
+            place = "onde escutar: IPv4, IPv6 ou nome; 0.0.0.0 é todo lugar"
+            port = "0 pede uma livre ao sistema"
         add("endereco", nargs="?", default="127.0.0.1", type=led_host, metavar="ENDEREÇO",
-            help="do LED (padrão: %(default)s)")
+            help=f"{place} (padrão: %(default)s)")
         add("porta", nargs="?", default=5555, type=port_number, metavar="PORTA",
-            help="do LED (padrão: %(default)s)")
+            help=f"{port} (padrão: %(default)s)")
     parser.set_defaults(strangers=add_options(parser, action))
     version = f"{os.path.basename(sys.argv[0])} {VERSION}"
     add("--version", action="version", version=version, help="mostra a versão e sai")

@@ -2461,11 +2461,11 @@ def player_words(text):
     return words
 
 
-def add_common(parser):
+def add_common(parser, name):
     """As opções que valem com todos os comandos."""
     add = parser.add_argument
-    add("--servidor", type=mac_address, metavar="MAC",
-        help="só este (padrão: o que responder antes)")
+    whom = "todos" if name == "listar" else "o que responder antes"
+    add("--servidor", type=mac_address, metavar="MAC", help=f"só este (padrão: {whom})")
     add("--espera", type=number(float, 0.1, 86400, "segundos"), default=10.0, metavar="S",
         help="quanto esperar por um servidor (padrão: 10)")
     add("--chave-arquivo", metavar="ARQUIVO", help="o mesmo arquivo de chave do servidor")
@@ -2475,11 +2475,11 @@ def add_common(parser):
 def add_command(parser, places, name, action, takes, text, usage=""):
     """Um comando: o parser dele, com o argumento que leva ("nenhum", "talvez" ou "um")."""
     command = places.add_parser(name, prog=f"{parser.prog} {name}", help=text,
-                                description=text.capitalize() + ".")
+                                description=text[0].upper() + text[1:] + ".")
     command.usage = f"{parser.prog} [INTERFACE] {name} {usage}".rstrip() + " [OPÇÕES]"
     command.takes = takes
     command.set_defaults(action=action, word=None, saida=None, sobrescrever=False, player=None)
-    add_common(command)
+    add_common(command, name)
     parser.commands[name] = command
     return command
 

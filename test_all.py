@@ -7354,6 +7354,8 @@ class TestRawClientProgress(RawClientTestCase):
                 self.client_module.build_parser().parse_args(list(words))
             self.assertEqual((end.exception.code, said_by_parser.getvalue().count("\n")), (2, 1))
             self.assertIn(said, said_by_parser.getvalue())
+        for word, whom in (("listar", "todos"), ("baixar", "o que responder antes")):
+            self.assertIn(f"só este (padrão: {whom})", self.client_module.build_parser().commands[word].format_help())
         self.assert_one_line_error(self.client(status=1), "sem terminal")
         result = self.run_script("raw_client.py", "mensagem", "oi, sala", prefix=without_raw())
         self.assert_one_line_error(result, "CAP_NET_RAW", "sudo ./raw_client.py mensagem 'oi, sala'\n")
@@ -9735,6 +9737,8 @@ class TestLedGpioHouse(LedTestCase):
                                ("--fundo", {"servidor", "botao", "iniciar"}),
                                ("--senha-arquivo", {"servidor", "botao", "enviar", "iniciar"})):
             self.assertEqual({action for action, text in helps.items() if option in text}, owners, option)
+        for place, owners in (("onde escutar", {"servidor", "iniciar"}), ("do LED (padrão", {"botao", "enviar"})):
+            self.assertEqual({action for action, text in helps.items() if place in text}, owners, place)
         server = self.serve("--repique", 80)
         server.expect_error("^aviso: --repique não muda nada em servidor$")
 
