@@ -619,21 +619,26 @@ class Screen:
         self.over = False
         # Como o terminal estava, para o devolver assim.
         self.mode = None
+        # Como o readline o põe, para editar uma linha.
+        self.editing = None
         if termios:
             self.mode = termios.tcgetattr(0)
         # Nem toda libedit tem este aviso: sem ele, espera-se um pouco, uma vez por linha.
         if hasattr(readline, "set_pre_input_hook"):
-            readline.set_pre_input_hook(self.painted.set)
+            readline.set_pre_input_hook(self.ready)
 
     def __enter__(self):
         if callable(signal.getsignal(signal.SIGINT)):
             # Da linha em edição, quem desce é __exit__.
             signal.signal(signal.SIGINT, interrupt)
+            if termios:
+                signal.signal(signal.SIGCONT, self.resume)
         return self
 
     def __exit__(self, kind, *_):
         """Sair com a outra thread dentro do readline deixaria o terminal sem eco."""
         if self.mode:
+            signal.signal(signal.SIGCONT, signal.SIG_DFL)
             # Sem esperar que se leia o que já foi escrito: pode estar parado (Ctrl+S).
             termios.tcsetattr(0, termios.TCSANOW, self.mode)
         if kind is not KeyboardInterrupt:
@@ -651,6 +656,24 @@ class Screen:
         else:
             # Ninguém a lê: o que está nos buffers não tem para onde ir.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def ready(self):
+        """O readline pintou o prompt, com o terminal já ao modo dele."""
+        if termios:
+            self.editing = termios.tcgetattr(0)
+        self.painted.set()
+
+    def resume(self, *_):
+        """De volta de um Ctrl+Z: o shell devolveu o terminal ao modo comum, e escreveu nele.
+
+        Sem print(), que este sinal pode ter cortado no meio.
+        """
+        if self.typing:
+            with contextlib.suppress(OSError, termios.error):
+                if self.editing:
+                    termios.tcsetattr(0, termios.TCSANOW, self.editing)
+                os.write(1, self.edited().encode(sys.stdout.encoding, "backslashreplace"))
+            self.unfinished = ""
 
     def lines(self):
         """Linhas digitadas, em bytes, sem o fim delas; Ctrl+D termina."""

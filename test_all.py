@@ -2951,6 +2951,27 @@ class TestClienteScreen(ClienteTestCase):
         client.expect("\r\x1b\\[Jz\r?\n> " + oi)
         self.stop(client, signal.SIGINT)
 
+    def test_stopped_and_back(self):
+        """Ctrl+Z e fg: o shell deixa o terminal ao modo comum; o prompt volta, com a linha, e ela não sai em dobro."""
+        import termios
+        listener, port = self.listener()
+        client = self.spawn("cliente.py", "127.0.0.1", port, ready=None, tty=True, status=130, env={"TERM": "xterm"})
+        conn = self.accept(listener)
+        client.expect("> ")
+        client.type("olá")
+        client.expect("olá")
+        own = termios.tcgetattr(client.master)
+        client.popen.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, client.pid, os.WSTOPPED | os.WNOWAIT)
+        common = own[:3] + [own[3] | termios.ICANON | termios.ECHO] + own[4:]
+        termios.tcsetattr(client.master, termios.TCSANOW, common)
+        client.popen.send_signal(signal.SIGCONT)
+        client.expect("> " + self.edited("olá"))
+        self.assertEqual(termios.tcgetattr(client.master)[3], own[3])
+        client.type(" mundo\n")
+        conn.expect("olá mundo\n")
+        self.stop(client, signal.SIGINT)
+
     def test_pieces_of_a_character(self):
         """Um `ç` partido entre dois envios, e um fim de linha também: no prompt se juntam; no cano, passam como vêm."""
         listener, port = self.listener()
