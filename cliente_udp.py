@@ -868,6 +868,12 @@ class Conversation:
         if self.state == MEMBER:
             self.wire.send(LEAVE)
 
+    def hang_up(self, number, _):
+        """Fecharam a janela do terminal: um adeus, e o fim que o sistema dá a todos."""
+        self.close()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
     def obey(self, line):
         """Uma linha do teclado; None é o Ctrl+D, que numa sala quer dizer /sair."""
         if line is None and self.state == MEMBER:
@@ -1456,6 +1462,9 @@ def start(args):
         keyboard = at_end.enter_context(contextlib.closing(Keyboard(screen)))
         conversation = Conversation(wire, keyboard, args)
         at_end.enter_context(contextlib.closing(conversation))
+        # Quem rodou com nohup o tem ignorado; no Windows, não há.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, conversation.hang_up)
         keyboard.start()
         return conversation.run()
 

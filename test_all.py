@@ -4981,13 +4981,14 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
         self.assertEqual((sent, shown.getvalue()), ([b"?", b"oi"], "?\noi\n"))
 
     def test_interrupt_in_the_room(self):
-        """Ctrl+C e SIGTERM também se despedem: o apelido fica livre na hora, e não depois de dois minutos calado."""
+        """Ctrl+C, SIGTERM e a janela fechada também se despedem: o apelido fica livre na hora."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
-        for number in (signal.SIGINT, signal.SIGTERM):
-            ana = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--apelido", "ana", ready="é ana", status=130)
+        for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, -signal.SIGHUP)):
+            ana = self.spawn("cliente_udp.py", server.host, server.port, "--apelido", "ana", ready="é ana",
+                             status=status)
             ana.kill(number)
             server.expect("ana saiu")
-            self.assertEqual(ana.wait(), 130)
+            self.assertEqual(ana.wait(), status)
 
     def test_interrupt_after_the_network_is_gone(self):
         """Ctrl+C depois de o Wi-Fi cair: acaba com 130, sem um erro por não ter podido dizer adeus."""
