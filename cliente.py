@@ -475,6 +475,10 @@ class Screen:
             # Sem esperar que se leia o que já foi escrito: pode estar parado (Ctrl+S).
             termios.tcsetattr(0, termios.TCSANOW, self.mode)
         if kind is not KeyboardInterrupt:
+            glued = kind and self.typing
+            if glued and (termios is None or wait_ready(writers=[1], timeout=PAINT_S)):
+                # O erro que se dirá não fica grudado ao que se digitava.
+                os.write(1, b"\n")
             return
         if self.mode:
             # Parada por Ctrl+S, a thread do readline guardaria a trava do stdout de C, e o processo

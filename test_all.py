@@ -2639,6 +2639,18 @@ class TestClienteSender(ClienteTestCase):
         self.assertEqual(client.wait(), 1)
         self.assertIn("cliente.py: erro: o servidor caiu no meio da conversa", client.errors())
 
+    def test_error_at_the_prompt(self):
+        """No terminal, a frase do erro começa numa linha sua, e não grudada ao que se digitava."""
+        listener, port = self.listener()
+        client = self.spawn("cliente.py", "127.0.0.1", port, ready=None, status=1, tty="all", env={"TERM": "xterm"})
+        conn = self.accept(listener)
+        client.expect("> ")
+        client.type("meia")
+        client.expect("meia")
+        conn.reset()
+        client.expect(r"\A\r?\ncliente\.py: erro: o servidor caiu no meio da conversa")
+        self.assertEqual(client.wait(), 1)
+
     def test_network_dies_in_the_middle(self):
         """Nem todo fim é um RST: o kernel que desiste de retransmitir tem a mesma frase."""
         cliente = load("cliente.py")
