@@ -146,7 +146,7 @@ BARS = 20
 class Sink:
     """Destino dos bytes em ordem. Este é o da medição: só os conta, por barra."""
 
-    # Cano onde esperar por espaço, e os bytes que ele ainda não engoliu.
+    # Onde esperar por espaço (só se há backlog), e os bytes que ele ainda não engoliu.
     fd = None
     backlog = 0
     # Já tem o que queria, antes do fim do arquivo?
@@ -265,6 +265,7 @@ class Partial(Sink):
         self.identity = read_note(self.note)
         # Quantos bytes do arquivo já foram conferidos.
         self.hashed = 0
+        # Maior do que o bilhete diz, o parcial não é desse arquivo: vale zero, e recomeça.
         if status.st_size <= self.identity[0]:
             self.size = status.st_size
 
@@ -374,9 +375,10 @@ def who_am_i():
 # ---------------------------------------------------------------------------------------------
 # 3. Transfer: receber até o fim
 #
-# recv() espera para sempre por quem se foi. Aqui o silêncio tem prazo: o mesmo para o servidor que
-# caiu, o cabo que caiu e o endereço que mudou. Uma CONFIRMA por milésimo de segundo (ou por quarto
-# da janela) mantém o servidor em dia; sem novidade, repete-se a última, que pode ter se perdido.
+# recv() espera para sempre por quem se foi. Aqui o silêncio tem prazo, seja do servidor, do cabo ou
+# de um endereço que mudou, e acaba em Silence (no fim do arquivo: é uma Failure). Uma CONFIRMA por
+# milésimo de segundo (ou por quarto da janela) mantém o servidor em dia; sem novidade, repete-se a
+# última, que pode ter se perdido.
 
 # Servidor calado por tanto (µs): procura-se de novo por ele, e a cópia continua.
 SILENCE_US = 3_000_000
@@ -403,6 +405,7 @@ class Transfer:
         self.offset, self.size, self.date, self.block, *_ = card
         if not 0 < self.block <= client.room or self.offset > self.size:
             raise ProtocolError("ficha impossível")
+        # Divisão para cima: o último bloco pode não vir cheio.
         blocks = -(-(self.size - self.offset) // self.block)
         self.receiver = Receiver(blocks, client.capacity)
         # O SHA-256 que o servidor calcula enquanto envia; zeros até que o saiba.
@@ -488,13 +491,14 @@ class Transfer:
         """O laço: ler, entregar, confirmar; nas folgas, conferir; e dormir se não há mais nada."""
         receiver = self.receiver
         quarter = max(1, min(self.client.queue, self.client.capacity) // 4)
+        # Blocos por confirmar, e quando se confirmou.
         pending = 1
         acked = 0
         heard = clock()
         while (until is None or clock() < until) and not sink.enough:
             blocks, cards = self.drain(sink)
             now = clock()
-            # À espera de blocos, só eles são sinal de vida.
+            # Só blocos são sinal de vida; se nenhum se espera (janela fechada, fim), uma FICHA.
             if blocks or cards and receiver.next == receiver.limit:
                 heard = now
                 pending += blocks
@@ -523,6 +527,7 @@ class Transfer:
         """Por quantos µs ainda se cala a CONFIRMA seguinte."""
         receiver = self.receiver
         offered = receiver.next + receiver.capacity - backlog
+        # O destino lento engoliu um quarto da janela: o servidor precisa saber que há lugar.
         reopened = offered >= receiver.limit + quarter and receiver.limit < receiver.total
         if pending or reopened:
             return ACK_EVERY_US
@@ -1223,10 +1228,11 @@ def obey(client, args, names, line):
 # ---------------------------------------------------------------------------------------------
 # 6. IndexFirst: tocar enquanto chega
 #
-# Um tocador lê de um cano, do começo ao fim. Celulares e o ffmpeg gravam o índice de um MP4 (moov)
-# depois da imagem (mdat), e do cano ele só sairia no fim. O servidor dá qualquer ponto do arquivo:
-# busca-se o fim primeiro, e põe-se o índice na frente, com os endereços empurrados (ISO/IEC
-# 14496-12: moov, stco e co64), como faria no servidor ffmpeg -movflags +faststart.
+# Um tocador lê de um cano, do começo ao fim. Um MP4 é uma fila de caixas (tamanho, tipo, corpo), e
+# celulares e o ffmpeg gravam a do índice (moov) depois da imagem (mdat): do cano ele só sairia no
+# fim. O servidor dá qualquer ponto do arquivo: busca-se o fim primeiro, e põe-se o índice na
+# frente, com os endereços empurrados (ISO/IEC 14496-12: moov, stco e co64), como faria no servidor
+# ffmpeg -movflags +faststart.
 
 # Bytes do começo que bastam para ver onde fica a imagem; e o maior índice que se guarda.
 HEAD_BYTES = 4096
@@ -1547,6 +1553,11 @@ KINDS = {
 }
 
 # Os campos fixos no começo dos dados; o que vem depois do ";" segue até o fim deles.
+#
+#     nonce    um número sorteado, que serve uma vez só
+#     eco      o relógio do quadro mais novo que veio do outro lado, devolvido a ele
+#     espera   por quanto tempo (µs) se ficou com ele antes de o devolver
+#     volta    a ida e volta de um quadro (µs): agora, menos o eco, menos a espera
 LAYOUT = {
     # Nonce do cliente, MTU dele.
     HELLO: struct.Struct("!16sI"),
@@ -1773,6 +1784,7 @@ def attach_filter(sock, side, session=None):
     dita, os de outra sessão. Levanta OSError (ENODEV) se a interface se foi.
     """
     _, (answer,) = ask_interface(sock, SIOCGIFINDEX)
+    # struct ifreq (netdevice(7)): 16 bytes do nome, e a resposta.
     index, = struct.unpack_from("i", answer, 16)
     # (operação, valor, o que há de ser a comparação para o quadro seguir).
     code = [
@@ -1808,6 +1820,7 @@ def read_interface(sock) -> Interface:
     hardware, answers = ask_interface(sock, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFHWADDR)
     flags, = struct.unpack_from("H", answers[0], 16)
     mtu, = struct.unpack_from("i", answers[1], 16)
+    # Aqui a resposta é um sockaddr: 2 bytes de família antes do endereço.
     mac, = struct.unpack_from("6s", answers[2], 18)
     return Interface(flags, mac, mtu, hardware)
 

@@ -120,6 +120,11 @@ KINDS = {
 }
 
 # Os campos fixos no começo dos dados; o que vem depois do ";" segue até o fim deles.
+#
+#     nonce    um número sorteado, que serve uma vez só
+#     eco      o relógio do quadro mais novo que veio do outro lado, devolvido a ele
+#     espera   por quanto tempo (µs) se ficou com ele antes de o devolver
+#     volta    a ida e volta de um quadro (µs): agora, menos o eco, menos a espera
 LAYOUT = {
     # Nonce do cliente, MTU dele.
     HELLO: struct.Struct("!16sI"),
@@ -304,6 +309,7 @@ class Flights:
         Devolve o Flight mais novo entre os que pousaram agora, ou None.
         """
         arrived = list(range(self.base, following))
+        # Destes, os que um bitmap já tinha dito, e já se contaram.
         already = self.beyond & ((1 << len(arrived)) - 1)
         self.delivered += len(arrived) - bin(already).count("1")
         self.base = following
@@ -944,6 +950,7 @@ class Session:
         rest = self.source.size - self.offset
         if rest > free:
             raise Refusal(TOO_BIG)
+        # Divisão para cima: o último bloco pode não vir cheio.
         blocks = -(-rest // self.room)
         trip = trip_of(now, echo, hold)
         self.sender = Sender(blocks, queue, window, now, trip, frame.clock)
@@ -1186,6 +1193,7 @@ class Server:
             return
         if session is None or frame.source != session.mac:
             raise ProtocolError("sessão desconhecida")
+        # Fica marcada como recusada; quem o diz ao cliente é handle().
         if session.state == GREETED and self.crowded():
             session.state = REFUSED
             session.refusal = FULL
@@ -1317,6 +1325,7 @@ class Link:
         except (Failure, OSError):
             self.sock.close()
             raise
+        # O MTU não conta o cabeçalho Ethernet, que vai até o tipo.
         self.buffer = memoryview(bytearray(self.mtu + KIND_AT))
         self.checked = clock()
         # Quem mostra cada quadro (--verbose), ou None.
@@ -1527,6 +1536,7 @@ def attach_filter(sock, side, session=None):
     dita, os de outra sessão. Levanta OSError (ENODEV) se a interface se foi.
     """
     _, (answer,) = ask_interface(sock, SIOCGIFINDEX)
+    # struct ifreq (netdevice(7)): 16 bytes do nome, e a resposta.
     index, = struct.unpack_from("i", answer, 16)
     # (operação, valor, o que há de ser a comparação para o quadro seguir).
     code = [
@@ -1562,6 +1572,7 @@ def read_interface(sock) -> Interface:
     hardware, answers = ask_interface(sock, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFHWADDR)
     flags, = struct.unpack_from("H", answers[0], 16)
     mtu, = struct.unpack_from("i", answers[1], 16)
+    # Aqui a resposta é um sockaddr: 2 bytes de família antes do endereço.
     mac, = struct.unpack_from("6s", answers[2], 18)
     return Interface(flags, mac, mtu, hardware)
 
