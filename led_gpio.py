@@ -89,7 +89,8 @@ if os.name == "posix":
 # 1. Order: o que se diz pela rede
 #
 # O TCP entrega bytes em ordem, e não mensagens: uma ordem chega em pedaços, ou três de uma vez.
-# Uma linha acaba em NUL (o botão em C), LF, CRLF, no fim da conexão ou num breve silêncio.
+# Uma linha acaba em NUL, LF, CRLF, no fim da conexão ou num breve silêncio. O NUL é do botão
+# em C, do antepassado deste programa; o servidor dele é o led_process.
 #
 #     LED ON, LED OFF, LED TOGGLE, LED STATUS  ->  OK LED ON  ou  OK LED OFF; ou ERRO e por quê
 #     LED WATCH                                ->  o mesmo e, a cada mudança, LED ON ou LED OFF
@@ -160,6 +161,7 @@ def opposite(reply: str) -> str:
 # para ela; o que não muda é o rótulo do chip. E outro programa pode ler, escrever ou largar o pino
 # como entrada: cada escrita afirma o estado inteiro, e o estado se lê do pino, não da memória.
 # (Documentation/admin-guide/gpio/sysfs.rst e include/uapi/linux/gpio.h, no kernel.)
+# house, daqui em diante, é o processo (House, em Em volta): say() e note() falam, ending é o fim.
 
 # Pi 5, Pi 4, Pi 0 a 3: o rótulo do chip do conector não muda; o número dele, sim.
 CHIPS = ("pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835")
@@ -396,7 +398,11 @@ def sysfs_chips(root):
 
 
 class Layout:
-    """Uma chamada de linux/gpio.h: o número dela, e a estrutura, campo por campo."""
+    """Uma chamada de linux/gpio.h: o número dela, e a estrutura, campo por campo.
+
+    O número (asm-generic/ioctl.h) traz, do bit mais alto ao mais baixo: 2 para ler, ou 3 para ler e
+    escrever; os bytes da estrutura; 0xB4, que é o GPIO; e qual chamada. 0xC250B407: 3, 0x250, 7.
+    """
 
     def __init__(self, number, *fields):
         self.number = number
@@ -837,7 +843,7 @@ class Client(threading.Thread):
         self.lock = threading.Lock()
         # Já provou que sabe a senha, ou ela não é precisa.
         self.trusted = not server.secret
-        # O texto que nunca se repete, e que ele precisa assinar.
+        # O texto que nunca se repete, e de que ele manda o HMAC (parte 6).
         self.challenge = os.urandom(32).hex()
         # Já se sabe que fala linhas, e não HTTP.
         self.lines_spoken = False
@@ -902,6 +908,7 @@ class Client(threading.Thread):
         """Gera as linhas que chegam, até o fim da conexão, ou do prazo, que só elas renovam."""
         rest = b""
         data = None
+        # Bytes jogados fora de uma linha que não acaba; e quando se ouviu a última.
         waste = 0
         alive = time.monotonic()
         while data != b"" and not self.expired(alive):
@@ -1382,10 +1389,12 @@ class Delivery:
                     self.trouble = ""
                     return
             except Mute as silence:
+                # Que ele cumpre e cala, já se sabia: o LED ficou como se mandou.
                 if self.turn:
                     self.report(wanted, "(sem resposta)")
                     self.turn = opposite(f"OK {wanted}")
                     return
+                # Calou-se ao LED STATUS: não o sabe responder. Manda-se LED ON, e alterna-se.
                 if wanted is None:
                     self.house.note(f"{silence}: {ANCESTOR}")
                     self.turn = "LED ON"
@@ -1490,7 +1499,8 @@ def read_secret(path, least=SECRET_MIN):
 # Um navegador fala HTTP (RFC 9112) com qualquer porta, a mando de qualquer site que se visite: sem
 # cuidado, uma página de fora acenderia este LED. Aqui quem abre http://ENDEREÇO:5555/ vê a lâmpada
 # e a liga; o que vem de outro site (Host, Origin, Sec-Fetch-Site: RFC 6454, Fetch) é recusado, e um
-# POST só vale com a ficha que está dentro da página, e que só ela pode ler.
+# POST só vale com a ficha que está dentro da página, e que só ela pode ler: sem ela, o outro site o
+# mandaria pelo navegador de alguém daqui (CSRF).
 
 # Bytes do cabeçalho de um pedido (o de um navegador tem uns 600) e do corpo dele.
 HEAD_LIMIT = 16 * 1024
@@ -2047,6 +2057,7 @@ SUBSCRIBE = 8
 SUBACK = 9
 PINGREQ = 12
 DISCONNECT = 14
+# QoS 0: vai uma vez, e pode perder-se; QoS 1: um PUBACK o confirma, e pode vir em dobro.
 # Bits baixos do PUBLISH; e os do CONNECT: sessão limpa, e um testamento retido, com QoS 1.
 RETAIN = 0x01
 QOS_1 = 0x02
@@ -2525,7 +2536,7 @@ class Mqtt:
         if now >= ping_at:
             self.send(mqtt_packet(PINGREQ))
             self.answer_by = now + MQTT_KEEPALIVE_S / 2
-        # A ACL que nos cala não se anuncia: só se nota pelo que não volta.
+        # A ACL (quem pode publicar, e onde) não se anuncia: só se nota pelo que não volta.
         if now >= self.echo_by:
             self.echo_by = float("inf")
             self.complain("o broker não deixa publicar ou assinar em "
@@ -3938,6 +3949,7 @@ def main(argv=None):
         # 3.8, o filho que tenta pode morrer disso).
         os._exit(status)
     return status
+
 
 if __name__ == "__main__":
     end_process(main())
