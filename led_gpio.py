@@ -26,10 +26,10 @@ O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o q
 têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
 
     1  um recv() não é uma ordem; nem todos falam linhas ... Order, split_lines, dialect
-    2  a GPIO17 muda de número, de dono e de arquivo ...... Pin, SysfsPin, ChardevPin, SimulatedPin
+    2  a GPIO17 muda de número, de dono; o contato treme ... Pin, SysfsPin, ChardevPin, SimulatedPin
     3  crê no que escreveu, e não conta a ninguém ......... Led
     4  quem conecta e se cala faz todos esperar ........... Server, Client
-    5  o contato treme, e o toque sem servidor se perde ... Button, Pin.presses, Delivery
+    5  o toque que não acha o servidor se perde ........... Button, Conversation, Delivery
     6  qualquer um na rede manda no LED ................... Secret
     7  não abre num navegador, nem se defende de um site .. Page
     8  só obedece a quem sabe o seu endereço .............. Mqtt, Packets

@@ -29,7 +29,7 @@ têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e esc
 
     1  o bloco que se adianta vai fora, e viaja de novo .... Receiver
     2  cortado, recomeça do zero; e só grava em arquivo .... Partial, Memory, Pipe
-    3  um servidor que se cala o prende para sempre ........ Transfer, Silence
+    3  um servidor que se cala o prende para sempre ........ Transfer
     4  não sabe a quem pedir ............................... Client
     5  não diz o que há, quanto falta, se veio certo ....... Progress, download, list_all
     6  um filme com o índice no fim não toca ............... IndexFirst, find_tail, play

@@ -11517,6 +11517,7 @@ class TestCasa(unittest.TestCase):
         source = (HERE / name).read_text(encoding="utf-8")
         banners = list(self.BANNER.finditer(source))
         cures = [(number, names[0]) for number, names in lacks(name)]
+        others = dict(lacks(name))
         self.assertEqual([(int(banner[1]), banner[2]) for banner in banners], cures)
         ends = [banner.start() for banner in banners[1:]] + [source.index("\n# Em volta", banners[-1].end())]
         where = definitions(ast.parse(source))
@@ -11526,7 +11527,9 @@ class TestCasa(unittest.TestCase):
             with self.subTest(cure):
                 self.assertIn(banner[4].count("\n"), range(2, 6), "linhas de prosa sob o título")
                 first, last = (source.count("\n", 0, at) + 1 for at in (banner.start(), end))
-                self.assertTrue(any(first < line < last for line in where[cure]), f"{cure} não está na sua parte")
+                for part in others[int(banner[1])]:
+                    self.assertTrue(any(first < line < last for line in where.get(part, ())),
+                                    f"{part} não está na sua parte")
                 self.assertIn("Test" + camel(name) + capitals(cure), globals(), "não há classe de teste")
                 self.assertIn(cure, promises, "não há promessa no README")
 
