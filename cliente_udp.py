@@ -558,7 +558,7 @@ QUEUE_LINES = 64
 REMEMBERED = 32
 # Segundos entre dois datagramas vazios, de quem está numa sala calado.
 KEEPALIVE_S = 15
-# Segundos entre duas linhas de um cano numa sala, que só aceita 20 por segundo de cada um.
+# Segundos entre duas linhas numa sala, que só aceita 20 por segundo de cada um.
 ROOM_PACE_S = 0.1
 
 # Onde a conversa está: fora de qualquer sala (ou num eco), à porta de uma, dentro, ou de saída.
@@ -826,7 +826,7 @@ class Conversation:
         # O código com que se entrou: se o roteador nos muda a porta, é ele que devolve o apelido.
         self.code = b""
         self.keepalive_at = math.inf
-        # Antes disto, um cano não tem vez.
+        # Antes disto, nenhuma linha tem vez.
         self.next_line_at = 0.0
 
     def run(self):
@@ -857,10 +857,12 @@ class Conversation:
     def is_listening(self):
         """O teclado tem vez? À porta, o que se dissesse se perderia: a sala só ouve quem entrou.
 
-        De um cano, numa sala, uma linha por vez: as que viessem de enxurrada, ela descartaria.
+        Numa sala, as linhas de um cano, ou coladas num terminal, vão no ritmo dela: as que fossem de
+        enxurrada, ela descartaria. De um cano, cada uma espera também a resposta à anterior.
         """
-        if self.state == MEMBER and not self.keyboard.screen:
-            return not self.in_time() and time.monotonic() >= self.next_line_at
+        if self.state == MEMBER:
+            answered = self.keyboard.screen or not self.in_time()
+            return answered and time.monotonic() >= self.next_line_at
         return self.state not in (ENTERING, LEAVING)
 
     def in_time(self):
@@ -1114,7 +1116,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         # Até o Python 3.8 esta palavra não passa por gettext().
         message = re.sub("^argument ", "", message)
-        self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: erro: {message} (ajuda: ./{self.prog} --help)\n")
 
 
 def typed(*words, drop=()):

@@ -4883,6 +4883,15 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
         self.assertEqual([line for line in result.out.splitlines(True) if line.startswith(b"<ana> ")],
                          [b"<ana> " + line for line in lines])
 
+    def test_pasted_lines_at_the_pace_of_the_room(self):
+        """O mesmo, coladas de uma vez num terminal."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
+        ana = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--apelido", "ana", tty=True, ready="agora é ana")
+        ana.type("".join(f"linha {number}\n" for number in range(25)) + "/sair\n")
+        said = server.expect("(?s)^.*ana saiu")[0]
+        self.assertEqual(re.findall(rb"<ana> linha (\d+)", said), [b"%d" % number for number in range(25)])
+        self.assertEqual(ana.wait(), 0)
+
     def test_nick_at_an_echo(self):
         """--apelido num servidor que não é uma sala: o eco do /entrar responde, e a conversa segue."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
@@ -11069,7 +11078,7 @@ sys.exit(script.run(script.Parser, action, []))
                  "raw_client.py": ("baixar filme --xyz", "baixar", "listar lo tudo")}
         for line in lines[script]:
             result = self.run_script(script, *line.split())
-            self.assert_one_line_error(result, f"ajuda: {script} {line.split()[0]} --help", status=2)
+            self.assert_one_line_error(result, f"ajuda: ./{script} {line.split()[0]} --help", status=2)
 
     @each_script
     def test_many_descriptors_inherited(self, script):
