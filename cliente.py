@@ -1143,7 +1143,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         # Até o Python 3.8 esta palavra não passa por gettext().
         message = re.sub("^argument ", "", message)
-        self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: erro: {message} (ajuda: ./{self.prog} --help)\n")
 
 
 def typed(*words, drop=()):

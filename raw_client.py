@@ -2092,7 +2092,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         # Até o Python 3.8 esta palavra não passa por gettext().
         message = re.sub("^argument ", "", message)
-        self.exit(2, f"{self.prog}: erro: {message} (ajuda: {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: erro: {message} (ajuda: ./{self.prog} --help)\n")
 
 
 def typed(*words, drop=()):
@@ -2503,7 +2503,7 @@ def build_parser():
         usage="%(prog)s [INTERFACE] [COMANDO [ARGUMENTO]] [OPÇÕES]",
         description="Cliente de filmes sem IP: lista, baixa, toca, conversa e mede.",
         epilog="INTERFACE: lo, se não se diz outra. Sem COMANDO, o menu. As opções de cada um: "
-               "%(prog)s baixar --help. Precisa de sudo, ou CAP_NET_RAW. "
+               "./%(prog)s baixar --help. Precisa de sudo, ou CAP_NET_RAW. "
                "Antes, em outro terminal: sudo ./raw_server.py")
     parser.commands = {}
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}",
