@@ -857,8 +857,8 @@ class Conversation:
     def is_listening(self):
         """O teclado tem vez? À porta, o que se dissesse se perderia: a sala só ouve quem entrou.
 
-        Numa sala, as linhas de um cano, ou coladas num terminal, vão no ritmo dela: as que fossem de
-        enxurrada, ela descartaria. De um cano, cada uma espera também a resposta à anterior.
+        Numa sala, as linhas de um cano, ou coladas num terminal, vão no ritmo dela: as que viessem
+        de enxurrada, ela descartaria. De um cano, cada uma espera também a resposta à anterior.
         """
         if self.state == MEMBER:
             answered = self.keyboard.screen or not self.in_time()
