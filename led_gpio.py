@@ -1775,7 +1775,7 @@ class Page:
         self.sessions = {}
         # Endereço -> páginas dele abertas em /eventos.
         self.viewers = collections.Counter()
-        # Endereço -> quando fez um pedido (time.monotonic()), do mais antigo ao mais novo.
+        # Endereço -> quando fez um bom pedido (time.monotonic()), do mais antigo ao mais novo.
         self.visits = {}
         self.lock = threading.Lock()
 
@@ -1784,12 +1784,12 @@ class Page:
 
         start: o que o navegador já disse, do começo.
         """
-        self.note_visit(client.source)
         try:
             request = self.read(client, start)
             why = foreign(request.headers)
             if why:
                 raise Refusal(403, f"Recusado: {why}.")
+            self.note_visit(client.source)
             client.hang_up(self.answer(client, request))
         except Refusal as refusal:
             text = f"{refusal}\nQuem não é navegador manda aqui linhas como LED ON.\n"

@@ -2611,7 +2611,7 @@ class TestClienteSender(ClienteTestCase):
         with open(os.devnull, "wb") as unreadable:
             client = self.spawn("cliente.py", "127.0.0.1", server.port, "--apelido", "ana", ready=None, status=1,
                                 stdin=unreadable)
-            client.expect("agora você é ana\n")
+            client.expect("(bem-vindo à sala, ana|agora você é ana)")
             self.assertEqual(client.wait(), 1)
         self.assertRegex(client.errors(), r"\Acliente\.py: erro: não consigo ler a entrada: .*\n\Z")
 
@@ -11712,7 +11712,7 @@ class TestSideBySide(unittest.TestCase):
         told = self.run_module("-v")
         for line in ("test_error .* ERROR", "test_fails .* FAIL", r"FAIL: test_part .*\(number=1\)", "OSError: disco",
                      "test_skipped .* skipped 'falta a placa'", "ERROR: setUpClass .*TestTwo", "AssertionError: 1 != 2",
-                     "test_ends_the_process .* ok", "Ran 5 tests", r"FAILED \(failures=2, errors=2, skipped=1\)"):
+                     "test_ends_the_process .* ok", r"FAILED \(failures=2, errors=2, skipped=1\)"):
             self.assertRegex(told, line)
 
     def test_process_that_ends_is_an_error(self):
