@@ -260,6 +260,9 @@ class Guard:
 
     def admit(self, source, data):
         """Dá a quem está sem fichas uma cota nova (e gasta a primeira), ou descarta o datagrama."""
+        if source is None:
+            # Um datagrama de ninguém: é assim que se lê de um socket desligado (shutdown).
+            raise Failure("o socket foi desligado por fora, e nada mais chegaria a ele")
         for defence in (self.above_rate, self.service_port, self.own_address):
             why = defence(source)
             if why:

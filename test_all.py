@@ -4304,6 +4304,15 @@ class TestServidorUdpHouse(ServidorUdpTestCase):
         self.assertTrue(voices[0].notes.lost)
         self.assertIn(b"recebidos: 0 datagramas", bytes(voices[0].screen.box))
 
+    def test_socket_turned_off_from_outside(self):
+        """L16: quem tem o mesmo socket o desliga: uma linha, e o fim; nem um laço sem descanso, nem um traceback."""
+        with self.quiet_socket() as sock:
+            server, _ = self.build(sock, "127.0.0.1", "0")
+            with contextlib.suppress(OSError):  # ENOTCONN, mas desligado está
+                sock.shutdown(socket.SHUT_RDWR)
+            with self.assertRaisesRegex(self.module.Failure, "desligado por fora"):
+                server.run()
+
     def test_born_without_streams(self):
         """`>&-` e `2>&-`: o que iria à saída que falta se perde; o eco e o fim são os mesmos."""
         for closed in (">&-", "2>&-"):
