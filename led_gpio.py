@@ -600,6 +600,9 @@ class SimulatedPin(Pin):
                 yield from range(data.count(b"\n"))
                 if not data:
                     sources.remove(fd)
+                    if os.isatty(fd):
+                        house.note("fim da entrada (Ctrl+D): o Enter já não é um toque; "
+                                   "para encerrar, Ctrl+C")
 
     def close(self):
         if self.fifo:
@@ -607,8 +610,13 @@ class SimulatedPin(Pin):
         super().close()
 
     def __str__(self):
-        place = f"em {LOG_PATH}" if self.args.fundo else "neste terminal"
-        return f"simulado, {place}"
+        if self.output:
+            place = f"em {LOG_PATH}" if self.args.fundo else "neste terminal"
+            return f"simulado, {place}"
+        touch = "Enter"
+        if self.fifo and (self.args.fundo or not sys.stdin.isatty()):
+            touch = f"echo 0 > {shlex.quote(self.fifo)}"
+        return f"simulado; cada {touch} é um toque"
 
 
 PINS = {"sysfs": SysfsPin, "chardev": ChardevPin, "simulado": SimulatedPin}

@@ -9277,6 +9277,22 @@ class TestLedGpioConversation(LedTestCase):
         button.type("\n")
         button.expect_error("o toque espera.*não respondeu")
 
+    def test_simulated_button_says_how_it_is_pressed(self):
+        """Num terminal, o Enter, até um Ctrl+D; sem ele, a FIFO."""
+        server = self.serve()
+        fifo = self.folder() / "o botão"
+        for tty, touch in ((True, "Enter"), (False, f"echo 0 > '{fifo}'")):
+            button = self.spawn("led_gpio.py", "botao", "127.0.0.1", server.port, "--gpio", "simulado", "--fifo", fifo,
+                                ready=None, tty=tty)
+            button.expect_error(f"^GPIO4: simulado; cada {re.escape(touch)} é um toque$")
+            button.expect_error("à espera de toques")
+            if tty:
+                button.type("\n")
+                button.expect("toque: LED ON")
+                button.type(b"\4")
+                button.expect_error("^fim da entrada .*Ctrl.C$")
+            self.stop(button)
+
     def test_server_that_hangs_up(self):
         """EPIPE e RST são a rede, e se explicam; só o EPIPE da nossa saída é o terminal que se foi."""
         args = self.parse("botao")
