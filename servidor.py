@@ -141,13 +141,14 @@ class Echo(Service):
 LINE_END = re.compile(rb"\r[\n\0]?")
 # IAC é 0xFF: IAC IAC é um 0xFF de verdade; com WILL, WONT, DO ou DONT vem uma opção; de SB a
 # IAC SE, a conversa sobre uma; os outros comandos são de um byte só (RFC 854 e 1184). No fim, o
-# que ficou pela metade.
+# que ficou pela metade. O grupo que se repete só começa em 0xFF: cada volta dele guarda de onde
+# tentar de novo, e uma por byte custaria 300 vezes o que chegou.
 TELNET_COMMAND = re.compile(rb"""\xff(?:
     (?P<literal>\xff)
   | (?P<verb>[\xfb-\xfe]) (?P<option>.)
-  | \xfa (?:[^\xff] | \xff[^\xf0])* \xff\xf0
+  | \xfa [^\xff]* (?:\xff[^\xf0] [^\xff]*)* \xff\xf0
   | [\xec-\xf9]
-  | (?P<cut>[\xfb-\xfe]? | \xfa (?:[^\xff] | \xff[^\xf0])* \xff?) \Z
+  | (?P<cut>[\xfb-\xfe]? | \xfa [^\xff]* (?:\xff[^\xf0] [^\xff]*)* \xff?) \Z
 )""", re.S | re.X)
 # A um DO se responde WONT, a um WILL, DONT: "não uso nenhuma" (RFC 1143). O WONT TIMING-MARK é o
 # que um telnet espera, mudo, depois de Ctrl+C (RFC 860).

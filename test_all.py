@@ -712,6 +712,14 @@ class TestServidorLineBuffer(ServerTestCase):
         with self.assertRaises(self.servidor.ProtocolError):
             telnet.feed(b"\xff\xfa" + b"x" * 2000)
 
+    def test_a_telnet_option_costs_what_it_measures(self):
+        """Uma opção de 1 KB que não acaba não gasta 300 KB em pontos de volta da expressão regular."""
+        telnet = self.servidor.Telnet()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        telnet.feed(b"\xff\xfa" + b"x" * 1000)
+        self.assertLess(tracemalloc.get_traced_memory()[1], 32 * 1024)
+
     def test_line_buffer_cut_anywhere(self):
         """Cortada em qualquer ponto, a conversa dá as mesmas linhas."""
         data = "olá, ç e 🙂\r\n\nfim\n".encode()
