@@ -2538,6 +2538,10 @@ def build_parser():
 
 def start(args):
     """Abre o socket enquanto ainda é root, e cumpre o comando como quem digitou sudo."""
+    known = [name for _, name in socket.if_nameindex()]
+    if args.action == menu and args.interface not in known:
+        raise Failure(f"{escape(args.interface)!r} não é um comando (quais há: ./raw_client.py "
+                      f"--help), nem uma interface desta máquina (há {', '.join(known)})")
     sock, _, _ = open_link(args.interface, FROM_SERVER, QUEUE_BYTES)
     with sock, contextlib.closing(Client(args, sock)) as client:
         try:

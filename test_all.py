@@ -7417,6 +7417,7 @@ class TestRawClientProgress(RawClientTestCase):
         for word, whom in (("listar", "todos"), ("baixar", "o que responder antes")):
             self.assertIn(f"só este (padrão: {whom})", self.client_module.build_parser().commands[word].format_help())
         self.assert_one_line_error(self.client(status=1), "sem terminal")
+        self.assert_one_line_error(self.run_script("raw_client.py", "lista"), "'lista' não é um comando", "--help")
         result = self.run_script("raw_client.py", "mensagem", "oi, sala", prefix=without_raw())
         self.assert_one_line_error(result, "CAP_NET_RAW", "sudo ./raw_client.py mensagem 'oi, sala'\n")
 
