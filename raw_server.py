@@ -54,6 +54,7 @@ try:
     import hmac
     import io
     import itertools
+    import math
     import re
     import select
     import selectors
@@ -514,8 +515,9 @@ class Sender:
 # 4. Path: o ritmo
 #
 # Quem não mede o caminho escolhe mal: devagar, sobra fio; depressa, enche a fila de todos; e um
-# prazo mais curto do que a volta repete o que já chegou. Mede-se à moda do BBR (Cardwell e
-# outros, "BBR: Congestion-Based Congestion Control", 2016); o prazo é o da RFC 6298.
+# prazo mais curto do que a volta repete o que já chegou. O ritmo se mede à moda do BBR (Cardwell e
+# outros, "BBR: Congestion-Based Congestion Control", 2016); a parte de cada um, pela fila, como no
+# TCP Vegas (Brakmo e Peterson, 1995), mas quem a vê cede de uma vez; o prazo é o da RFC 6298.
 
 # A primeira volta: 96 KB, seis vezes o que o TCP arrisca, mas espalhados por ela.
 START_BLOCKS = 64
@@ -524,15 +526,33 @@ STARTUP_GAIN = 2.89
 DRAIN_GAIN = 0.35
 # Voltas sem crescer um quarto até se dar o cano por cheio.
 STRIKES = 3
-# Uma volta sonda por mais banda, outra devolve a fila, seis navegam.
-CYCLE = (1.25, 0.75, 1, 1, 1, 1, 1, 1)
+# De dez em dez voltas, uma sonda por mais banda, a seguinte devolve a fila, e as outras navegam.
+CYCLE = 10
+# Navega-se logo abaixo da maior taxa medida, que erra um pouco para cima: a fila que isso fizesse
+# não se esvaziaria nunca.
+CRUISE_GAIN = 0.99
+# A sonda: quanto além da taxa, no mínimo e no máximo; enquanto a taxa cresce, dobra.
+PROBE_MIN = 0.06
+PROBE_MAX = 0.25
 # Dados no ar: uma volta viajando e outra esperando confirmações atrasadas.
 WINDOW_GAIN = 2
 # Por quanto o cliente junta confirmações (µs).
 ACK_EVERY_US = 1000
-# Perda que aceitamos chamar de ruído; e volta com menos blocos do que isto não mede perda.
+# Perda que aceitamos chamar de ruído, e por quantas voltas se lembra a de cada uma.
 NOISE_MAX = 0.5
-NOISE_BLOCKS = 20
+LOSSES_KEPT = 8
+# Com menos blocos, ou idas e voltas, não se julga uma volta: junta-se à seguinte.
+JUDGED_BLOCKS = 20
+JUDGED_TRIPS = 16
+# A fila, numa volta: não há; está de pé; é longa.
+EMPTY, STANDING, LONG = range(3)
+# De pé: até a menor ida e volta passa da vazia por isto (µs), 1/32 dela e a variação de costume.
+MARGIN_US = 1500
+# A cada degrau de fila, o que fica no ar de quem a acaba de ver.
+YIELD = 0.75
+# Nossos blocos na fila de que há outros: no mínimo, e quantos mais a cada volta de fila longa.
+QUOTA_MIN = 16
+QUOTA_STEP = 0.5
 # Silêncio até sondar: mais que o soluço de um sistema ocupado.
 TIMEOUT_MIN_US = 10_000
 TIMEOUT_MAX_US = 1_000_000
@@ -540,7 +560,9 @@ TIMEOUT_MAX_US = 1_000_000
 TRIP_MAX_US = 10_000_000
 # Por quantas voltas se lembra a menor delas, e a maior taxa.
 TRIPS_KEPT = 64
-RATES_KEPT = 10
+RATES_KEPT = 12
+# A nossa parte se mede pela taxa destas.
+RATES_RECENT = 3
 
 
 def trip_of(now, echo, hold):
@@ -551,50 +573,105 @@ def trip_of(now, echo, hold):
     return min(max(now - echo - hold, 1), TRIP_MAX_US)
 
 
-class Path:
-    """O que se sabe do caminho: a volta, a maior taxa de entrega e o ruído; daí ritmo e janela.
+class Round:
+    """O que se mediu numa volta: do envio de um bloco à confirmação do que partiu depois dele."""
 
-    Perda não é sinal de fila: a que resta até na volta em que devolvemos a fila é ruído do fio,
-    e compensa-se enviando a mais. Sem socket nem relógio: tempos em µs, taxas em blocos por µs.
+    def __init__(self):
+        # Idas e voltas: quantas, a soma e a menor.
+        self.count = 0
+        self.total = 0
+        self.least = TRIP_MAX_US
+        # Blocos que chegaram, e os que se perderam.
+        self.arrived = 0
+        self.lost = 0
+
+    def add(self, trip):
+        self.count += 1
+        self.total += trip
+        self.least = min(self.least, trip)
+
+    def mean(self):
+        return self.total / self.count
+
+    def blocks(self):
+        return self.arrived + self.lost
+
+    def is_enough(self):
+        return self.blocks() >= JUDGED_BLOCKS and self.count >= JUDGED_TRIPS
+
+    def lost_more_than(self, usual):
+        """Perdeu-se mais do que o acaso explica, se a fração de costume é `usual`?"""
+        expected = usual * self.blocks()
+        return self.lost > expected + 2 * math.sqrt(expected) + 2
+
+
+class Path:
+    """O que se sabe do caminho (a volta, a taxa, o ruído, a fila), e a lei do ritmo.
+
+    1. Sozinho, envia-se à maior taxa de entrega medida; uma volta em dez sonda por mais.
+    2. A fila está de pé quando, numa volta inteira, nem a menor ida e volta foi a de um caminho
+       vazio: alguém mais a enche, e a sonda, que só faz fila por um instante, espera.
+    3. Quem a vê de pé cede um quarto do que tem no ar (de longa, quase metade); e, enquanto ela
+       dura, só tem no ar o que viaja, taxa x volta vazia, e uma cota de blocos na fila.
+    4. Contra quem nunca cede (um TCP numa fila funda), a cota cresce devagar, como a janela dele.
+    5. Fila vazia: cresce-se 1, 2, 4... blocos por volta. Quem tem menos cresce o mesmo, e cede
+       menos, do que quem tem mais: é assim que duas cópias acabam iguais.
+    6. Perda com a fila vazia é do fio, e compensa-se enviando a mais; a que passa do costume com
+       a fila de pé é dela, e cede-se outra vez.
+
+    Sem socket nem relógio: tempos em µs, taxas em blocos por µs.
     """
 
     def __init__(self, trip):
-        # Média e variação da volta, e a menor de cada uma das últimas voltas.
+        # Média e variação da ida e volta, e a menor de cada uma das últimas voltas.
         self.smooth = trip
         self.var = trip / 2
         self.trips = collections.deque([trip], maxlen=TRIPS_KEPT)
+        # A ida e volta média de cada uma: a menor é a do caminho vazio. A menor de todas não serve,
+        # que um atraso que varia a faz bem mais curta do que o costume.
+        self.means = collections.deque([trip], maxlen=TRIPS_KEPT)
         # A maior taxa de entrega de cada uma das últimas voltas, e a desta.
         first = START_BLOCKS / STARTUP_GAIN / max(trip, ACK_EVERY_US)
         self.rates = collections.deque([first], maxlen=RATES_KEPT)
         self.best = 0
         # A perda das últimas voltas, e as contas desta.
-        self.losses = collections.deque([0], maxlen=len(CYCLE))
-        self.arrived = 0
-        self.lost = 0
+        self.losses = collections.deque([0], maxlen=LOSSES_KEPT)
+        self.round = Round()
+        # A nossa parte: quantos blocos no ar; quantos na fila; por quanto cresce na próxima volta.
+        self.share = math.inf
+        self.quota = QUOTA_MIN
+        self.step = 1
+        # A fila, na última volta que se julgou.
+        self.queue = EMPTY
         # Esta volta acaba quando chegar o que saiu com tantos blocos entregues.
         self.mark = 0
-        # Na partida `gains` é None; depois, os ganhos das voltas por vir.
+        # O ganho desta volta, e que volta do ciclo ela é: na partida, None.
         self.gain = STARTUP_GAIN
-        self.gains = None
+        self.turn = None
         self.full = 0
         self.strikes = 0
+        # O que a sonda tem além da taxa, e a taxa que se conhecia antes dela.
+        self.extra = PROBE_MIN
+        self.before = math.inf
         self.plan()
 
     def plan(self):
         """Ritmo de envio e blocos no ar, do que se mediu nas últimas voltas."""
         self.least = max(min(self.trips), 1)
         self.bandwidth = max(self.best, *self.rates)
-        noise = min(NOISE_MAX, *self.losses)
-        capacity = self.bandwidth / (1 - noise)
+        self.noise = min(NOISE_MAX, *self.losses)
+        capacity = self.bandwidth / (1 - self.noise)
         self.rate = self.gain * capacity
         span = self.least + ACK_EVERY_US
-        self.window = max(self.gain, WINDOW_GAIN) * capacity * span + START_BLOCKS / 4
+        window = max(self.gain, WINDOW_GAIN) * capacity * span + START_BLOCKS / 4
+        self.window = min(window, self.share)
 
     def on_trip(self, sample):
         """Uma ida e volta: média e variação (RFC 6298), e a menor desta volta."""
         self.var += (abs(sample - self.smooth) - self.var) / 4
         self.smooth += (sample - self.smooth) / 8
         self.trips[-1] = min(self.trips[-1], sample)
+        self.round.add(sample)
 
     def timeout(self, doublings):
         """O silêncio que pede uma sonda; dobra a cada uma sem resposta."""
@@ -606,8 +683,8 @@ class Path:
 
         Os outros contam blocos: os entregues ao todo, os que chegaram e os que se perderam agora.
         """
-        self.arrived += arrived
-        self.lost += lost
+        self.round.arrived += arrived
+        self.round.lost += lost
         # Com a janela do cliente fechada, a taxa é a dele, e não a do caminho.
         if not flight.limited or rate > self.bandwidth:
             self.best = max(self.best, rate)
@@ -618,28 +695,102 @@ class Path:
         self.plan()
 
     def end_round(self, limited):
-        """Guarda o que esta volta mediu e escolhe o ganho da seguinte."""
-        if self.arrived + self.lost >= NOISE_BLOCKS:
-            self.losses.append(self.lost / (self.arrived + self.lost))
-            self.arrived = 0
-            self.lost = 0
+        """Guarda o que esta volta mediu, julga a fila e escolhe o ganho da seguinte."""
         if self.best:
             self.rates.append(self.best)
             self.best = 0
         self.trips.append(self.smooth)
-        if self.gains is None and not limited:
-            self.look_for_the_top()
-        if self.gains is not None:
-            self.gain = next(self.gains)
+        queue = EMPTY
+        if self.round.is_enough():
+            queue = self.judge(self.round)
+            self.losses.append(self.round.lost / self.round.blocks())
+            self.round = Round()
+        if self.turn is not None:
+            self.gain = self.next_gain(queue)
+        elif not limited:
+            self.look_for_the_top(queue)
 
-    def look_for_the_top(self):
-        """Na partida: três voltas sem crescer um quarto, e o cano está cheio."""
+    def look_for_the_top(self, queue):
+        """Na partida: três voltas sem crescer um quarto, ou uma de fila longa: o cano encheu."""
         self.strikes += 1
         if self.rates[-1] > 1.25 * self.full:
             self.strikes = 0
         self.full = max(self.full, self.rates[-1])
-        if self.strikes == STRIKES:
-            self.gains = itertools.chain([DRAIN_GAIN], itertools.cycle(CYCLE))
+        if self.strikes == STRIKES or (self.strikes and queue == LONG):
+            self.gain = DRAIN_GAIN
+            self.turn = 1
+
+    def next_gain(self, queue):
+        """O ganho da próxima volta. Com a fila de pé não se sonda: navega-se."""
+        if self.turn < 2 or queue == EMPTY:
+            self.turn = (self.turn + 1) % CYCLE
+        if self.turn == 2:
+            grew = self.rates[-1] > (1 + self.extra / 2) * self.before
+            if grew and queue == EMPTY:
+                self.extra *= 2
+                self.turn = 0
+            else:
+                # De uma cota, ao menos: quem tem pouco cresce tanto quanto quem tem muito.
+                self.extra = max(PROBE_MIN, self.quota / (self.bandwidth * self.least))
+            self.extra = min(self.extra, PROBE_MAX)
+        if self.turn == 0:
+            self.before = self.bandwidth
+            return 1 + self.extra
+        if self.turn == 1:
+            return 1 - self.extra
+        return CRUISE_GAIN
+
+    def judge(self, seen):
+        """A fila na volta `seen`; passada a partida, a nossa parte cresce ou cede com ela."""
+        base = min(self.means)
+        margin = MARGIN_US + base / 32 + self.var
+        self.means.append(seen.mean())
+        degrees = [seen.least > base + margin, seen.least > base + 2 * margin]
+        queue = sum(degrees)
+        if self.turn is None:
+            return queue
+        # A volta em que não se enviou o que se podia (faltou CPU, ou disco) não diz o que ceder.
+        whole = seen.blocks() >= 0.9 * min(self.window, self.rate * seen.mean())
+        if queue == EMPTY:
+            self.grow(seen, margin)
+        elif self.turn > 1 and whole:
+            self.give_way(seen, base, queue)
+        if queue != EMPTY:
+            self.yield_to_loss(seen)
+        self.queue = queue
+        return queue
+
+    def grow(self, seen, margin):
+        """Sem fila: a nossa parte cresce, até ao que o caminho leva."""
+        span = seen.mean() + margin + ACK_EVERY_US + self.noise * self.least / 8
+        most = self.bandwidth / (1 - self.noise) * span + self.quota
+        self.share = min(self.share + self.step, most)
+        self.step = min(2 * self.step, max(QUOTA_MIN, self.share / 16))
+        self.quota = max(self.quota * YIELD, QUOTA_MIN)
+
+    def give_way(self, seen, base, queue):
+        """Com fila: o que viaja, e a nossa cota dela; quem a acaba de ver cede mais."""
+        if queue == LONG:
+            self.quota += QUOTA_STEP
+        else:
+            self.quota = max(self.quota * YIELD, QUOTA_MIN)
+        fair = self.recent_rate() * (base + seen.mean() - seen.least) + self.quota
+        # Só na fila longa a cota cresce, e a nossa parte com ela.
+        if queue == LONG or fair < self.share:
+            self.share = fair
+        if self.queue == EMPTY:
+            self.share = min(self.share, YIELD ** queue * self.window)
+
+    def yield_to_loss(self, seen):
+        """Com fila, a perda fora do costume é dela: três quartos do que cabia nesta volta."""
+        self.step = 1
+        usual = sorted(self.losses)[len(self.losses) * 3 // 4]
+        if seen.lost_more_than(usual):
+            self.share = min(self.share, YIELD * self.recent_rate() * seen.mean())
+            self.quota = max(self.quota * YIELD, QUOTA_MIN)
+
+    def recent_rate(self):
+        return max(list(self.rates)[-RATES_RECENT:]) / (1 - self.noise)
 
 
 # ---------------------------------------------------------------------------------------------

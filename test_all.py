@@ -5557,40 +5557,30 @@ class TestRawClientProtocolError(unittest.TestCase):
         self.assertNotIn("\x1b", m.describe("->", frame))
 
 
-class SimulatedLink:
-    """Sender e Receiver ligados por um gargalo simulado, num relógio que só anda quando nós queremos."""
+class SimulatedPipe:
+    """Um gargalo e a sua fila, que várias cópias dividem, num relógio que só anda quando nós queremos."""
 
-    def __init__(self, server, client, mbit=100, delay=20_000, queue=256, lose=0.0, jitter=0, seed=SEED, total=10**9,
-                 window=11_000, swap=0.0, turn=0):
+    def __init__(self, mbit=100, delay=20_000, queue=256, lose=0.0, jitter=0, seed=SEED, swap=0.0):
         self.random, self.now, self.events, self.order = random.Random(seed), 0, [], 0
         self.wire, self.free, self.last = 1514 * 8 / mbit, 0.0, [0, 0]
         self.delay, self.queue, self.lose, self.jitter, self.swap = delay, queue, lose, jitter, swap
-        self.sender = server.Sender(total, window, window, 0, 2 * delay, 0)
-        self.receiver, self.ready, self.newest, self.newest_at, self.acked = client.Receiver(total, window), [], 0, 0, 0
-        self.acking, self.blackout = False, (0, 0)
-        # Quanto dura uma volta do laço do servidor, que até o fim dela não olha para nada.
-        self.turn, self.looked = turn, -turn
-        # Bloco -> quantas vezes ainda o perdemos; e quando partiu, a cada vez.
-        self.victims, self.departures = {}, collections.defaultdict(list)
+        # Entre estes dois instantes nada passa; quanto cada quadro esperou na fila, ao todo, e quantos entraram nela.
+        self.blackout, self.waited, self.queued = (0, 0), 0.0, 0
 
     def later(self, when, action, *args):
         self.order += 1
         heapq.heappush(self.events, (when, self.order, action, args))
 
-    def run(self, until):
-        """Roda até o instante `until` (µs) ou até o fim do arquivo; devolve a fração do gargalo bem usada."""
-        self.pump()
-        while self.events and self.now < until and not self.finished():
+    def run(self, until, finished=lambda: False):
+        """Roda até o instante `until` (µs), ou até `finished`."""
+        while self.events and self.now < until and not finished():
             self.now, _, action, args = heapq.heappop(self.events)
             self.now = int(self.now)
             action(*args)
-        return len(self.ready) * self.wire / max(self.now, 1)
 
-    def finished(self):
-        return self.sender.finished()
-
-    def arrive(self, way):
-        when = self.now + self.delay + self.random.uniform(-self.jitter, self.jitter)
+    def arrive(self, way, left):
+        """A que horas chega o que acaba de sair às `left`."""
+        when = left + self.delay + self.random.uniform(-self.jitter, self.jitter)
         if self.random.random() < self.swap:
             return when + 3000  # um atalho mais longo: os de trás passam na frente
         when = self.last[way] = max(when, self.last[way])
@@ -5599,48 +5589,146 @@ class SimulatedLink:
     def lost(self):
         return self.random.random() < self.lose or self.blackout[0] <= self.now < self.blackout[1]
 
+    def carry(self, action, *args):
+        """Um quadro pela fila e pelo gargalo; False se o fio o perde, ou se não cabe mais."""
+        waiting = max(self.free - self.now, 0)
+        if self.lost() or waiting / self.wire >= self.queue:
+            return False
+        self.waited += waiting
+        self.queued += 1
+        self.free = self.now + waiting + self.wire
+        self.later(self.arrive(0, self.free), action, *args)
+        return True
+
+
+class SimulatedCopy:
+    """Um Sender e um Receiver, ligados por um SimulatedPipe."""
+
+    def __init__(self, pipe, server, client, total=10**9, window=11_000, turn=0, start=0):
+        self.pipe, self.received = pipe, 0
+        self.sender = server.Sender(total, window, window, start, 2 * pipe.delay, 0)
+        self.receiver, self.ready, self.newest, self.newest_at, self.acked = client.Receiver(total, window), [], 0, 0, 0
+        self.acking, self.alarm = False, 0
+        # Quanto dura uma volta do laço do servidor, que até o fim dela não olha para nada.
+        self.turn, self.looked = turn, -turn
+        # Bloco -> quantas vezes ainda o perdemos; e quando partiu, a cada vez.
+        self.victims, self.departures = {}, collections.defaultdict(list)
+        pipe.later(start, self.pump)
+
+    def delivered(self):
+        return len(self.ready)
+
     def pump(self):
+        now = self.looked = self.pipe.now
         while True:
-            first, count = self.sender.take(self.now, 64) or (0, 0)
+            first, count = self.sender.take(now, 64) or (0, 0)
             if not count:
                 break
             for block in range(first, first + count):
-                waiting = (self.free - self.now) / self.wire
-                self.departures[block].append(self.now)
-                if self.victims.get(block, 0) >= len(self.departures[block]):
-                    continue
-                if not self.lost() and waiting < self.queue:
-                    self.free = max(self.free, self.now) + self.wire
-                    self.later(self.arrive(0) + self.free - self.now, self.deliver, block, self.now)
-        self.later(max(self.sender.next_time(self.now), self.now + 1), self.wake)
+                self.departures[block].append(now)
+                if self.victims.get(block, 0) < len(self.departures[block]):
+                    self.pipe.carry(self.deliver, block, now)
+        self.sleep(max(self.sender.next_time(now), now + 1))
 
-    def wake(self):
-        self.events = [event for event in self.events if event[2] != self.wake]  # basta o próximo despertar
-        heapq.heapify(self.events)
-        if self.now < self.looked + self.turn:
-            self.later(self.looked + self.turn, self.wake)
+    def sleep(self, until):
+        self.alarm = until
+        self.pipe.later(until, self.wake, until)
+
+    def wake(self, alarm):
+        if alarm != self.alarm:  # basta o último despertar
+            return
+        if self.pipe.now < self.looked + self.turn:
+            self.sleep(self.looked + self.turn)
         else:
-            self.looked = self.now
             self.pump()
 
     def deliver(self, block, sent):
         self.receiver.accept(block, b"", self.ready)
         if sent > self.newest:
-            self.newest, self.newest_at = sent, self.now
+            self.newest, self.newest_at = sent, self.pipe.now
         if not self.acking:
             self.acking = True
-            self.later(max(self.now, self.acked + 1000), self.ack)
+            self.pipe.later(max(self.pipe.now, self.acked + 1000), self.ack)
 
     def ack(self):
-        self.acking, self.acked = False, self.now
+        now = self.acked = self.pipe.now
+        self.acking = False
         following, window, bits = self.receiver.acknowledge(0)
-        if not self.lost():
-            self.later(self.arrive(1), self.confirm, self.now, following, self.newest, self.now - self.newest_at,
-                       window, bits)
+        if not self.pipe.lost():
+            hold = now - self.newest_at
+            self.pipe.later(self.pipe.arrive(1, now), self.confirm, now, following, self.newest, hold, window, bits)
 
     def confirm(self, *ack):
-        self.sender.on_ack(self.now, *ack)
-        self.wake()
+        self.sender.on_ack(self.pipe.now, *ack)
+        self.sleep(self.pipe.now)
+
+
+class SimulatedCubic:
+    """Quem divide o gargalo como o TCP: a partida do HyStart e a lei do CUBIC (RFC 9438), em poucas linhas."""
+
+    def __init__(self, pipe, start=0):
+        self.pipe, self.window, self.flying, self.ready = pipe, 10.0, 0, 0
+        self.threshold, self.peak, self.friendly, self.since, self.cut = 10**9, 0.0, 0.0, 0, -1
+        self.least, self.mark, self.trip = 10**9, 0, 2 * pipe.delay
+        pipe.later(start, self.pump)
+
+    def delivered(self):
+        return self.ready
+
+    def pump(self):
+        while self.flying < int(self.window):
+            self.flying += 1
+            if not self.pipe.carry(self.deliver, self.pipe.now):
+                self.pipe.later(self.pipe.now + self.trip, self.miss, self.pipe.now)
+
+    def deliver(self, sent):
+        self.pipe.later(self.pipe.arrive(1, self.pipe.now), self.confirm, sent)
+
+    def confirm(self, sent):
+        self.flying -= 1
+        self.ready += 1
+        self.trip = self.pipe.now - sent
+        self.least = min(self.least, self.trip)
+        if self.window < self.threshold:
+            self.window += 1
+            if sent >= self.mark:  # o primeiro de uma volta: o atraso já cresceu?
+                self.mark = self.pipe.now
+                if self.trip > self.least + min(max(self.least / 8, 4000), 16_000):
+                    self.peak = self.threshold = self.window
+                    self.since, self.friendly = self.pipe.now, self.window
+        else:
+            plateau = ((self.peak - self.threshold) / 0.4) ** (1 / 3)
+            target = 0.4 * ((self.pipe.now - self.since) / 1e6 - plateau) ** 3 + self.peak
+            self.friendly += 0.53 / self.window
+            self.window += max((min(target, 1.5 * self.window) - self.window) / self.window, 0)
+            self.window = max(self.window, self.friendly)
+        self.pump()
+
+    def miss(self, sent):
+        self.flying -= 1
+        if sent > self.cut:  # um corte por volta
+            self.peak = self.window * (0.85 if self.window < self.peak else 1)
+            self.window = self.threshold = self.friendly = max(0.7 * self.window, 2)
+            self.peak = max(self.peak, self.window)
+            self.since = self.cut = self.pipe.now
+        self.pump()
+
+
+class SimulatedLink(SimulatedPipe):
+    """Uma cópia sozinha num gargalo."""
+
+    def __init__(self, server, client, total=10**9, window=11_000, turn=0, **pipe):
+        super().__init__(**pipe)
+        self.copy = SimulatedCopy(self, server, client, total, window, turn)
+        self.sender, self.ready, self.departures = self.copy.sender, self.copy.ready, self.copy.departures
+
+    def run(self, until):
+        """Roda até o instante `until` (µs) ou até o fim do arquivo; devolve a fração do gargalo bem usada."""
+        super().run(until, self.finished)
+        return len(self.ready) * self.wire / max(self.now, 1)
+
+    def finished(self):
+        return self.sender.finished()
 
 
 class SimulatedSocket:
@@ -5714,7 +5802,7 @@ class TestRawServerNaive(RawLinkTestCase):
         first, again = [when for when, block in sock.sent if block == 20]
         self.assertEqual(again - first, 100_000)
         link = SimulatedLink(self.server, self.client, total=2000)
-        link.victims = {20: 1}
+        link.copy.victims = {20: 1}
         link.run(10_000_000)
         first, again = link.departures[20]
         self.assertLess(again - first, 50_000)
@@ -5835,6 +5923,90 @@ class TestRawServerPath(RawLinkTestCase):
 
     def test_short_queue(self):
         self.assertGreater(self.use(queue=20)[0], 0.75, SEED)
+
+    def divide(self, *others, seconds=8, since=1, **pipe):
+        """Uma cópia, e a cada segundo mais um de `others`, no mesmo gargalo: o que cada um passou a entregar por ele
+        desde o segundo `since`, como fração do que entregaram todos."""
+        pipe = SimulatedPipe(**pipe)
+        flows = [SimulatedCopy(pipe, self.server, self.client)]
+        for at, kind in enumerate(others, 1):
+            start = at * 1_000_000
+            flows.append(SimulatedCubic(pipe, start) if kind == "cubic"
+                         else SimulatedCopy(pipe, self.server, self.client, start=start))
+        pipe.run(since * 1e6)
+        before = [flow.delivered() for flow in flows]
+        pipe.run(seconds * 1e6)
+        carried = [flow.delivered() - count for flow, count in zip(flows, before)]
+        self.assertGreater(sum(carried) * pipe.wire, 0.85e6 * (seconds - since))  # ceder não é largar o fio
+        return [count / sum(carried) for count in carried]
+
+    def test_shares_with_cubic(self):
+        """Quem chega depois, e segue a lei do TCP, ganha logo uma parte: sem a lei, na fila curta, 7 %."""
+        for queue in 100, 1000:
+            _, cubic = self.divide("cubic", seconds=4, queue=queue)
+            self.assertGreater(cubic, 0.13, (SEED, queue))
+
+    def test_shares_with_another_copy(self):
+        for queue in 100, 1000:
+            _, second = self.divide("raw", seconds=4, since=2, queue=queue)
+            self.assertTrue(0.2 < second < 0.8, (SEED, queue, second))
+
+    def test_four_copies_share(self):
+        """O índice de Jain (1: todas iguais; 1/4: uma leva tudo) das quatro, depois que a última chegou."""
+        shares = self.divide("raw", "raw", "raw", seconds=6, since=5, mbit=40, queue=100)
+        self.assertGreater(1 / (4 * sum(share * share for share in shares)), 0.8, (SEED, shares))
+
+    def test_alone_it_keeps_a_short_queue(self):
+        """Sozinha, a cópia enche o fio e não a fila: menos de 1 ms dela, em média, depois da partida."""
+        for lose in 0, 0.05:
+            pipe = SimulatedLink(self.server, self.client, queue=1000, lose=lose)
+            pipe.run(1_000_000)
+            before, waited, queued = len(pipe.ready), pipe.waited, pipe.queued
+            pipe.run(3_000_000)
+            self.assertGreater((len(pipe.ready) - before) * pipe.wire, 0.9 * 2e6, SEED)
+            self.assertLess((pipe.waited - waited) / (pipe.queued - queued), 1000, (SEED, lose))
+
+    def judged(self, path, *trips, blocks=150, lost=0):
+        """Uma volta de `blocks` blocos, com estas idas e voltas; devolve a janela que fica."""
+        for trip in trips:
+            path.on_trip(trip)
+        path.best, path.round.arrived, path.round.lost = 0.01, blocks - lost, lost
+        path.end_round(False)
+        path.plan()
+        return path.window
+
+    def cruising(self):
+        """Um caminho de 10 ms já medido, que navega."""
+        path = self.server.Path(10_000)
+        for _ in range(12):
+            self.judged(path, *[10_000] * 20)
+        path.turn = 3
+        return path
+
+    def test_who_sees_the_queue_gives_way(self):
+        """Uma volta em que nem a menor ida e volta foi a do caminho vazio custa um quarto; se é longa, mais."""
+        before = self.cruising().window
+        standing = self.judged(self.cruising(), *[13_000] * 20)
+        long = self.judged(self.cruising(), *[16_000] * 20)
+        self.assertLessEqual(standing, 0.76 * before)
+        self.assertLess(long, standing)
+        # Uma só que achou o caminho vazio, e não havia fila: era só atraso.
+        self.assertGreater(self.judged(self.cruising(), 10_000, *[16_000] * 20), 0.9 * before)
+
+    def test_loss_without_a_queue_cuts_nothing(self):
+        """A mesma perda: com a fila vazia é do fio, e nada muda; com ela de pé é da fila, e cede-se outra vez."""
+        path = self.cruising()
+        before = path.window
+        self.assertGreaterEqual(self.judged(path, *[10_000] * 20, lost=30), before)
+        path = self.cruising()
+        before = self.judged(path, *[13_000] * 20)
+        self.assertLessEqual(self.judged(path, *[13_000] * 20, lost=30), 0.95 * before)
+
+    def test_busy_processor_is_not_a_slow_path(self):
+        """A volta em que não se enviou o que se podia, porque faltou CPU, não faz ninguém ceder."""
+        path = self.cruising()
+        before = path.window
+        self.assertEqual(self.judged(path, *[13_000] * 20, blocks=50), before)
 
     def test_full_pipe_is_drained_at_once(self):
         """A terceira volta sem crescer já é a de devolver a fila: mais uma no ganho da partida a encheria."""
