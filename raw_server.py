@@ -640,7 +640,7 @@ class Path:
         # A nossa parte: quantos blocos no ar; quantos na fila; por quanto cresce na próxima volta.
         self.share = math.inf
         self.quota = QUOTA_MIN
-        self.step = 1
+        self.step = QUOTA_MIN
         # A fila, na última volta que se julgou.
         self.queue = EMPTY
         # Esta volta acaba quando chegar o que saiu com tantos blocos entregues.
@@ -738,6 +738,9 @@ class Path:
             return 1 + self.extra
         if self.turn == 1:
             return 1 - self.extra
+        # Quem acaba de ceder é contido pela janela: o ritmo deixa crescer quem tem pouco.
+        if self.step < QUOTA_MIN:
+            return 1 + self.extra - PROBE_MIN
         return CRUISE_GAIN
 
     def judge(self, seen):
