@@ -902,9 +902,11 @@ class Client:
 
     def finish(self):
         """Envia o FIN: não diremos mais nada."""
-        with contextlib.suppress(OSError):
-            # Já tinha caído.
+        try:
             self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            # Já tinha caído.
+            pass
 
     def wait_delivery(self):
         """Espera que o que se enviou saia daqui. send() já esperou."""
@@ -1016,9 +1018,11 @@ class Engine:
 
     def on_wake(self):
         """Alguém bateu à porta, ou o relógio, ou um sinal."""
-        with contextlib.suppress(BlockingIOError):
-            # Sem aviso nenhum por ler, foi a porta.
+        try:
             self.wake_r.recv(FIRST_CHUNK)
+        except BlockingIOError:
+            # Sem aviso nenhum por ler, foi a porta.
+            pass
         self.door.accept()
         self.deadlines.sweep_if_due()
 
