@@ -1479,6 +1479,10 @@ class Link:
         except (Failure, OSError):
             self.sock.close()
             raise
+        # Por onde se pergunta pela ponte: um só, e um Ctrl+C não acha outro a meio de abrir.
+        self.kernel = None
+        with contextlib.suppress(OSError):
+            self.kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
         # O MTU não conta o cabeçalho Ethernet, que vai até o tipo.
         self.buffer = memoryview(bytearray(self.mtu + KIND_AT))
         self.checked = clock()
@@ -1504,7 +1508,7 @@ class Link:
         except OSError:
             raise Failure(f"a interface {self.name} sumiu. Veja as outras: ip -br link") from None
         # O nome de agora: também ele muda com ela no ar.
-        problem = explain_bridge(self.sock.getsockname()[0])
+        problem = explain_bridge(self.sock.getsockname()[0], self.kernel)
         if problem:
             raise Failure(problem)
         if now.mtu > self.mtu:
@@ -1568,6 +1572,8 @@ class Link:
                           "Veja as outras: ip -br link")
 
     def close(self):
+        if self.kernel:
+            self.kernel.close()
         self.place.close()
         self.sock.close()
 
@@ -1749,29 +1755,31 @@ def explain_interface(name, interface) -> str:
     return explain_bridge(name)
 
 
-def explain_bridge(name) -> str:
+def explain_bridge(name, kernel=None) -> str:
     """A porta de uma ponte entrega a ela tudo o que ouve, e não serve; "" se não é uma."""
     bridge = ""
     # Um contêiner pode não deixar perguntar; e, trocando de nome, ela não se acha: não se sabe.
     with contextlib.suppress(OSError):
-        bridge = bridge_of(name)
+        bridge = bridge_of(name, kernel)
     if not bridge:
         return ""
     return f"{name} é uma porta da ponte {bridge}, e é ela quem ouve. Use {bridge}"
 
 
-def bridge_of(name) -> str:
+def bridge_of(name, kernel=None) -> str:
     """O nome da ponte de que esta interface é uma porta, ou "". Levanta OSError.
 
     Pergunta-se ao kernel, por netlink (rtnetlink(7)): /sys mostra a rede de quem o montou, e num
-    `unshare -n` é outra.
+    `unshare -n` é outra. Sem um socket de quem já perguntou, abre-se um para esta vez.
     """
+    if kernel is None:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as kernel:
+            return bridge_of(name, kernel)
     index = socket.if_nametoindex(name)
     question = LINK_QUESTION.pack(LINK_QUESTION.size, RTM_GETLINK, NLM_F_REQUEST, 0, 0,
                                   socket.AF_UNSPEC, 0, index, 0, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as kernel:
-        kernel.send(question)
-        answer = kernel.recv(0xFFFF)
+    kernel.send(question)
+    answer = kernel.recv(0xFFFF)
     link = attributes(answer[LINK_QUESTION.size:])
     info = attributes(link.get(IFLA_LINKINFO, b""))
     if info.get(IFLA_INFO_SLAVE_KIND) != b"bridge\0":

@@ -4945,7 +4945,8 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
     def test_terminal(self):
         """Digita-se, volta; o que chega não rasga a linha; /sair acaba, e o terminal volta a ter eco."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
-        ana = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--apelido", "ana", tty=True, ready=r"agora é ana")
+        ana = self.spawn("cliente_udp.py", "127.0.0.1", server.port, "--apelido", "ana", tty=True,
+                         ready="(?s)agora é ana.*> ")
         ana.type("meia linha")
         ana.expect("meia linha")
         self.client(server, "--mensagem", "oi")
@@ -4967,6 +4968,7 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
         child = self.spawn("cliente_udp.py", *server.getsockname(), "--espera", 3600, tty=True, ready="> ", status=130)
         child.type("a\r")
         who = server.recvfrom(99)[1]
+        child.expect("> ")  # antes dele, quem ecoa é o terminal, e não há o que apagar
         typed = 0
         for columns, length, up, end in ((0, 10, 0, ""), (0, 100, 1, ""), (40, 110, 2, ""), (40, 118, 3, " \r"),
                                          (30, 118, 4, " \r")):
@@ -5074,7 +5076,7 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
         host, port = self.nobody()
         child = self.spawn("cliente_udp.py", host, port, tty=True, ready="> ")
         child.type("oi\r")
-        child.expect("ninguém escuta")
+        child.expect("(?s)ninguém escuta.*> ")
         self.spawn("servidor_udp.py", host, port)
         child.type("agora\r")
         child.expect("(?s)agora\r\n.*agora\r\n.*> ")  # um Ctrl+D digitado entre duas linhas, o terminal o come
