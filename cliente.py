@@ -22,11 +22,12 @@ O cliente ingênuo, que envia tudo e só depois lê, e que com um arquivo pequen
     while data := sock.recv(65536):
         os.write(1, data)
 
-O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
-têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
+O que lhe falta, e quem o cura (o principal primeiro), na parte de mesmo número. No fim do arquivo,
+sob o título "Em volta": a linha de comando, main(), e o que as partes já usam antes, como Failure
+(um erro que se diz numa linha), reason() e escape().
 
     1  com 64 MiB trava: os dois enviam, ninguém lê ..... Sender, converse
-    2  ninguém atende, e ele não diz o que fazer ........ connect, explain_connect
+    2  ninguém atende, e ele não insiste nem explica .... connect, explain_connect
     3  o que chega rasga a linha que se digita .......... Screen
     4  não sabe se o servidor é rápido .................. Meter, Histogram
     5  quem está no caminho lê tudo ..................... start_tls, TLSStream

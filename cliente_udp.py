@@ -23,11 +23,12 @@ O cliente ingênuo, que já conversa com o eco:
         sock.send(line.encode())
         print(sock.recv(65535).decode(), end="")
 
-O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
-têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
+O que lhe falta, e quem o cura (o principal primeiro), na parte de mesmo número. No fim do arquivo,
+sob o título "Em volta": a linha de comando, main(), e o que as partes já usam antes, como Failure
+(um erro que se diz numa linha), reason() e escape().
 
     1  sem ninguém lá, o send() dá certo e o recv() falha ... Wire
-    2  espera sem fim o perdido, e crê no atrasado .......... ask, exchange
+    2  espera sem fim o perdido, e crê no atrasado .......... ask (de outra porta), exchange
     3  não sabe quanto se perde, se dobra ou se atrasa ...... Tally
     4  numa sala, só ouve quando fala ....................... Conversation, Screen
 

@@ -22,14 +22,15 @@ O servidor ingênuo, que num Pi de 2015, depois de `echo 17 > export`, já acend
                 value.write("1")
         client.close()
 
-O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
-têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
+O que lhe falta, e quem o cura (o principal primeiro), na parte de mesmo número. No fim do arquivo,
+sob o título "Em volta": a linha de comando, main(), e o que as partes já usam antes, como Failure
+(um erro que se diz numa linha), reason() e escape().
 
     1  um recv() não é uma ordem; nem todos falam linhas ... Order, split_lines, dialect
     2  a GPIO17 muda de número, de dono; o contato treme ... Pin, SysfsPin, ChardevPin, SimulatedPin
-    3  crê no que escreveu, e não conta a ninguém ......... Led
-    4  quem conecta e se cala faz todos esperar ........... Server, Client
-    5  o toque que não acha o servidor se perde ........... Button, Conversation, Delivery
+    3  outro mexe no pino, e ele nem nota nem conta ....... Led
+    4  quem conecta e se cala faz todos esperar ........... Server, Client (uma thread cada)
+    5  o toque que não acha o servidor se perde na hora ... Button, Conversation, Delivery
     6  qualquer um na rede manda no LED ................... Secret
     7  não abre num navegador, nem se defende de um site .. Page
     8  só obedece a quem sabe o seu endereço .............. Mqtt, Packets

@@ -13,7 +13,7 @@ O caminho de um bloco até o disco (o quadro está desenhado em raw_server.py):
                                   |                                |
     cabo <-- CONFIRMA: "falta o bloco n; além dele já tenho estes; cabem mais tantos"
 
-O cliente ingênuo escreve o bloco, se ele é o próximo, e diz qual falta, e que só cabe um (o 1):
+O cliente ingênuo escreve o bloco, se é o próximo, e pede o que falta, um por vez (a janela é 1):
 
     expected = 0
     window = LAYOUT[ACK].pack(0, 0, 1)
@@ -24,16 +24,17 @@ O cliente ingênuo escreve o bloco, se ele é o próximo, e diz qual falta, e qu
             expected += 1
         sock.send(pack_frame(seal, server, mine, ACK, session, expected, clock(), window))
 
-O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
-têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
+O que lhe falta, e quem o cura (o principal primeiro), na parte de mesmo número. No fim do arquivo,
+sob o título "Em volta": a linha de comando, main(), e o que as partes já usam antes, como Failure
+(um erro que se diz numa linha), reason() e escape().
 
     1  o bloco que se adianta vai fora, e viaja de novo .... Receiver
     2  cortado, recomeça do zero; e só grava em arquivo .... Partial, Memory, Pipe
     3  um servidor que se cala o prende para sempre ........ Transfer
     4  não sabe a quem pedir ............................... Client
-    5  não diz o que há, quanto falta, se veio certo ....... Progress, download, list_all
+    5  não diz o que há, quanto falta, se veio; nem mede ... Progress, download, list_all, menu
     6  um filme com o índice no fim não toca ............... IndexFirst, find_tail, play
-    7  um quadro com um bit virado acaba com ele ........... ProtocolError, unpack_frame
+    7  um bit virado o derruba: é um erro, e a 4 o apanha .. ProtocolError, unpack_frame
 
 O que ele não faz: não esconde nada de quem escuta o cabo, não atravessa roteador, e não espera para
 sempre: procura por --espera segundos, e desiste.

@@ -24,17 +24,18 @@ O servidor ingênuo repete cada bloco, a cada prazo do socket, até a confirmaç
             with contextlib.suppress(socket.timeout):
                 confirmed = unpack_frame(seal, sock.recv(2048)).block > block
 
-O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
-têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
+O que lhe falta, e quem o cura (o principal primeiro), na parte de mesmo número. No fim do arquivo,
+sob o título "Em volta": a linha de comando, main(), e o que as partes já usam antes, como Failure
+(um erro que se diz numa linha), reason() e escape().
 
-    1  um quadro com um bit virado acaba com ele ........... ProtocolError, unpack_frame
+    1  um bit virado o derruba: é um erro, e a 7 o conta ... ProtocolError, unpack_frame
     2  o que se perde só se nota quando o prazo acaba ...... Flights
     3  um bloco por ida e volta: em 40 ms, 0,3 Mbit/s ...... Sender, Plan
     4  não sabe a que ritmo, nem quanto esperar ............ Path
     5  o filme inteiro na memória, e um só ................. Source, Listing
     6  o segundo cliente espera o fim do primeiro .......... Session
     7  um cliente que se cala o prende para sempre ......... Server
-    8  em lo, ouve o que ele mesmo disse ................... Link, open_link
+    8  em lo, ouve a si mesmo: um filtro no kernel o cala .. Link, open_link
 
 O que ele não faz: não cifra (com --chave-arquivo todo quadro é autenticado, mas quem escuta o cabo
 lê tudo) e não atravessa roteador, que só encaminha IP: as duas pontas ficam no mesmo enlace.

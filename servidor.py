@@ -25,19 +25,20 @@ O servidor ingênuo, que já atende:
             client.sendall(data)
         client.close()
 
-O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
-têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
+O que lhe falta, e quem o cura (o principal primeiro), na parte de mesmo número. No fim do arquivo,
+sob o título "Em volta": a linha de comando, main(), e o que as partes já usam antes, como Failure
+(um erro que se diz numa linha), reason() e escape().
 
      1  só sabe ecoar ................................ Echo, Service
      2  numa conversa, um recv() não é uma linha ..... LineBuffer, Telnet
-     3  um cliente não fala com outro ................ Chat, Room
-     4  um navegador não o entende ................... Http
+     3  um cliente não fala com outro ................ Chat (envia), Room (quem ouve o quê)
+     4  um navegador não o entende ................... Http (a página mostra o pedido dele)
      5  fecha, e um RST apaga o que acabou de dizer .. Client
-     6  o segundo espera que o primeiro vá embora .... ThreadEngine, Member, Postman
+     6  um espera o outro; na sala, quem não lê ...... ThreadEngine; Member, Postman (na sala)
      7  mil clientes custam mil threads .............. EpollEngine
-     8  um cliente mudo guarda o lugar para sempre ... Deadlines
-     9  sem descritores livres, morre no accept() .... Door
-    10  um programa de IRC não o entende ............. Irc
+     8  um cliente mudo guarda o lugar para sempre ... Deadlines (no eco, com --ocioso)
+     9  sem descritores livres, morre no accept() .... Door (quem chega espera no kernel)
+    10  um programa de IRC não entra na sala ......... Irc (outra língua da mesma sala)
     11  quem está no caminho lê tudo ................. TLSStream
 
 O que ele não faz: guardar algo em disco, limitar a velocidade de um cliente e, sem --certificado,

@@ -20,14 +20,15 @@ O servidor ingênuo, que já atende a todos: recvfrom() dá (dados, remetente), 
     while True:
         sock.sendto(*sock.recvfrom(65535))
 
-O que lhe falta, e quem o cura, na parte de mesmo número. Em volta, no fim, o que todos os scripts
-têm e já se usa antes: Failure (um erro que se diz numa linha), reason() e escape().
+O que lhe falta, e quem o cura (o principal primeiro), na parte de mesmo número. No fim do arquivo,
+sob o título "Em volta": a linha de comando, main(), e o que as partes já usam antes, como Failure
+(um erro que se diz numa linha), reason() e escape().
 
     1  uma resposta que o kernel recusa o derruba ......... Server
     2  um falso remetente o faz girar, ou inundar alguém .. Guard
-    3  crê no remetente, que num cartão pode ser mentira .. Cookies, cookie
+    3  na sala, um falso remetente inscreve outro ......... Cookies, cookie
     4  um cliente não fala com outro ...................... Chat, Room
-    5  nesta máquina nada se perde, e ninguém aprende ..... BadNetwork
+    5  nesta máquina nada se perde: só de propósito ....... BadNetwork (--perda, --atraso)
 
 O que ele não faz: não cifra, não retransmite, não guarda nada. Escutando em 0.0.0.0 numa máquina de
 vários endereços, a resposta sai pelo que a rota escolher, que pode não ser o que o cliente espera

@@ -5024,6 +5024,7 @@ class TestClienteUdpConversation(ClienteUdpTestCase):
     def test_interrupt_in_the_room(self):
         """Ctrl+C, SIGTERM e a janela fechada também se despedem: o apelido fica livre na hora."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0", "--modo", "chat")
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_DFL))  # o nohup o ignora
         for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, -signal.SIGHUP)):
             ana = self.spawn("cliente_udp.py", server.host, server.port, "--apelido", "ana", ready="é ana",
                              status=status)
@@ -10867,7 +10868,7 @@ def lacks(name):
     """O que lhe falta, pela docstring do script: [(número, [o que cura, ...]), ...]."""
     opening = ast.get_docstring(ast.parse((HERE / name).read_text(encoding="utf-8")), clean=False)
     found = re.findall(r"^ +(\d+)  .+? \.{2,} (.+)$", opening.partition("O que lhe falta")[2], re.M)
-    return [(int(number), re.findall(r"[A-Za-z_][\w.]*", names)) for number, names in found]
+    return [(int(number), re.findall(r"[A-Za-z_][\w.]*", re.sub(r"\(.*", "", names))) for number, names in found]
 
 
 def camel(name):
