@@ -739,7 +739,9 @@ class Screen:
         if self.dumb:
             erase = "\n"
             self.unfinished = ""
-        print(erase + text + "\n" * bool(last) + line, end="", flush=True)
+        if last:
+            text += "\n"
+        print(erase + text + line, end="", flush=True)
 # --- fim do bloco comum: tela ---
 
 class Keyboard:
@@ -1369,7 +1371,9 @@ def end_process(status):
 # --- bloco comum: endereço ---
 def host_name(text):
     """type= de um endereço IPv4 ou IPv6, ou de um nome; a quem errou, diz como se escreve."""
-    if text.isdigit():
+    if text.isdecimal() and (len(text) > 5 or int(text) > 65535):
+        raise argparse.ArgumentTypeError(f"{text} não é um endereço nem uma porta (0 a 65535)")
+    if text.isdecimal():
         again = typed("127.0.0.1", text, drop=(text, "127.0.0.1"))
         raise argparse.ArgumentTypeError(f"{text} parece uma porta, que vem "
                                          f"depois do endereço, sem opção: {again}")

@@ -749,8 +749,11 @@ class Path:
         base = min(self.means)
         margin = MARGIN_US + base / 32 + self.var
         self.means.append(seen.mean())
-        degrees = [seen.least > base + margin, seen.least > base + 2 * margin]
-        queue = sum(degrees)
+        queue = EMPTY
+        if seen.least > base + 2 * margin:
+            queue = LONG
+        elif seen.least > base + margin:
+            queue = STANDING
         if self.turn is None:
             return queue
         # A volta em que não se enviou o que se podia (faltou CPU, ou disco) não diz o que ceder.

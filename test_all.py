@@ -11239,6 +11239,12 @@ sys.exit(script.run(script.Parser, action, []))
         self.assert_one_line_error(result, f"./{script} 127.0.0.1 5051", status=2)
 
     @each("servidor.py", "cliente.py", "servidor_udp.py", "cliente_udp.py", "led_gpio.py")
+    def test_number_that_is_no_port(self, script):
+        """Um número só, no lugar do endereço, é a porta de quem esqueceu o endereço; 99999 não é porta nenhuma."""
+        for number in ("99999", "9" * 5000):
+            self.assert_one_line_error(self.run_script(script, number), "não é um endereço nem uma porta", status=2)
+
+    @each("servidor.py", "cliente.py", "servidor_udp.py", "cliente_udp.py", "led_gpio.py")
     def test_port_without_an_address(self, script):
         """B11: a quem digita `--porta 5051`, que não há, diz-se onde a porta vai."""
         for words in (["5051"], ["--porta", "5051"]):
