@@ -547,6 +547,8 @@ JUDGED_BLOCKS = 20
 JUDGED_TRIPS = 16
 # A fila, numa volta: não há; está de pé; é longa.
 EMPTY, STANDING, LONG = range(3)
+# A volta vazia: a média de que só um oitavo das outras é mais curto.
+BASE_PART = 8
 # De pé: até a menor ida e volta passa da vazia por isto (µs), 1/32 dela e a variação de costume.
 MARGIN_US = 1500
 # A cada degrau de fila, o que fica no ar de quem a acaba de ver.
@@ -628,8 +630,8 @@ class Path:
         self.smooth = trip
         self.var = trip / 2
         self.trips = collections.deque([trip], maxlen=TRIPS_KEPT)
-        # A ida e volta média de cada uma: a menor é a do caminho vazio. A menor de todas não serve,
-        # que um atraso que varia a faz bem mais curta do que o costume.
+        # A ida e volta média de cada uma: a do caminho vazio é das menores. A menor de todas não
+        # serve, que um atraso que varia a faz bem mais curta do que o costume.
         self.means = collections.deque([trip], maxlen=TRIPS_KEPT)
         # A maior taxa de entrega de cada uma das últimas voltas, e a desta.
         first = START_BLOCKS / STARTUP_GAIN / max(trip, ACK_EVERY_US)
@@ -746,7 +748,7 @@ class Path:
 
     def judge(self, seen):
         """A fila na volta `seen`; passada a partida, a nossa parte cresce ou cede com ela."""
-        base = min(self.means)
+        base = sorted(self.means)[len(self.means) // BASE_PART]
         margin = MARGIN_US + base / 32 + self.var
         self.means.append(seen.mean())
         queue = EMPTY
