@@ -666,8 +666,8 @@ class Path:
         capacity = self.bandwidth / (1 - self.noise)
         self.rate = self.gain * capacity
         span = self.least + ACK_EVERY_US
-        window = max(self.gain, WINDOW_GAIN) * capacity * span + START_BLOCKS / 4
-        self.window = min(window, self.share)
+        self.most = max(self.gain, WINDOW_GAIN) * capacity * span + START_BLOCKS / 4
+        self.window = min(self.most, self.share)
 
     def on_trip(self, sample):
         """Uma ida e volta: média e variação (RFC 6298), e a menor desta volta."""
@@ -761,7 +761,7 @@ class Path:
         # A volta em que não se enviou o que se podia (faltou CPU, ou disco) não diz o que ceder.
         whole = seen.blocks() >= 0.9 * min(self.window, self.rate * seen.mean())
         if queue == EMPTY:
-            self.grow(seen, margin)
+            self.grow()
         elif self.turn > 1 and whole:
             self.give_way(seen, base, queue)
         if queue != EMPTY:
@@ -769,11 +769,9 @@ class Path:
         self.queue = queue
         return queue
 
-    def grow(self, seen, margin):
+    def grow(self):
         """Sem fila: a nossa parte cresce, até ao que o caminho leva."""
-        span = seen.mean() + margin + ACK_EVERY_US + self.noise * self.least / 8
-        most = self.bandwidth / (1 - self.noise) * span + self.quota
-        self.share = min(self.share + self.step, most)
+        self.share = min(self.share + self.step, self.most)
         self.step = min(2 * self.step, max(QUOTA_MIN, self.share / 16))
         self.quota = max(self.quota * YIELD, QUOTA_MIN)
 
@@ -788,7 +786,7 @@ class Path:
         if queue == LONG or fair < self.share:
             self.share = fair
         if self.queue == EMPTY:
-            self.share = min(self.share, YIELD ** queue * self.window)
+            self.share = min(self.share, YIELD ** queue * self.recent_rate() * seen.mean())
 
     def yield_to_loss(self, seen):
         """Com fila, a perda fora do costume é dela: três quartos do que cabia nesta volta."""
