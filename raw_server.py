@@ -665,6 +665,9 @@ class Path:
         self.noise = min(NOISE_MAX, *self.losses)
         capacity = self.bandwidth / (1 - self.noise)
         self.rate = self.gain * capacity
+        if self.queue != EMPTY:
+            # Não se sonda numa fila alheia: quem partiu devagar ficaria preso à taxa que tinha.
+            self.rate = max(self.rate, self.quota / self.smooth)
         span = self.least + ACK_EVERY_US
         self.most = max(self.gain, WINDOW_GAIN) * capacity * span + START_BLOCKS / 4
         self.window = min(self.most, self.share)

@@ -6028,6 +6028,16 @@ class TestRawServerPath(RawLinkTestCase):
             windows.append(self.judged(path, *[13_000] * 20, lost=lost))
         self.assertLessEqual(windows[1], 0.95 * windows[0])
 
+    def test_who_has_almost_nothing_keeps_its_quota(self):
+        """Numa fila que outro enche não se sonda: quem partiu devagar tem a cota, e não a taxa que tinha."""
+        for queue, least in ((self.server.STANDING, self.server.QUOTA_MIN), (self.server.EMPTY, 0)):
+            path = self.cruising()
+            path.rates.extend([1e-6] * self.server.RATES_KEPT)
+            path.queue = queue
+            path.plan()
+            self.assertGreaterEqual(path.rate * path.smooth, least)
+            self.assertEqual(path.rate * path.smooth < 1, queue == self.server.EMPTY)
+
     def test_busy_processor_is_not_a_slow_path(self):
         """A volta em que não se enviou o que se podia, porque faltou CPU, não faz ninguém ceder."""
         path = self.cruising()
