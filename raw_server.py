@@ -789,15 +789,19 @@ class Path:
         if queue == LONG or fair < self.share:
             self.share = fair
         if self.queue == EMPTY:
-            self.share = min(self.share, YIELD ** queue * self.recent_rate() * seen.mean())
+            self.share = min(self.share, YIELD ** queue * self.flew(seen))
 
     def yield_to_loss(self, seen):
         """Com fila, a perda fora do costume é dela: três quartos do que cabia nesta volta."""
         self.step = 1
         usual = sorted(self.losses)[len(self.losses) * 3 // 4]
         if seen.lost_more_than(usual):
-            self.share = min(self.share, YIELD * self.recent_rate() * seen.mean())
+            self.share = min(self.share, YIELD * self.flew(seen))
             self.quota = max(self.quota * YIELD, QUOTA_MIN)
+
+    def flew(self, seen):
+        """Os blocos no ar naquela volta."""
+        return self.recent_rate() * seen.mean()
 
     def recent_rate(self):
         return max(list(self.rates)[-RATES_RECENT:]) / (1 - self.noise)
