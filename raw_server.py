@@ -358,11 +358,6 @@ class Flights:
 
 # Crédito de quem é acordado tarde: quanto o envio pode recuperar de uma vez (µs).
 BURST_US = 2000
-# E mais o dobro do atraso de costume, que se conta até isto. Onde a CPU é o limite, toda volta do
-# laço atrasa: o crédito que cada uma perdesse Path mediria como um caminho mais lento, o lote
-# encolheria, e lote menor é mais CPU por bloco, em catraca, até dois blocos por volta. O atraso de
-# uma vez só é um soluço, e quase não conta.
-LATE_MAX_US = 20_000
 # Acordar a cada bloco custaria mais do que ele: dorme-se até haver crédito para isto (µs).
 QUANTUM_US = BURST_US / 4
 # Quantas vezes a espera pela resposta a uma sonda dobra.
@@ -399,9 +394,8 @@ class Sender:
         # Blocos que o ritmo já permite, contados até `paced`.
         self.credit = 1.0
         self.paced = now
-        # Quando o último plano queria ser refeito, e quanto depois disso se costuma chegar.
+        # Quando o último plano queria ser refeito.
         self.due = now
-        self.late = 0
         # A última novidade, e quantas sondas partiram desde então.
         self.heard = now
         self.doublings = 0
@@ -438,13 +432,7 @@ class Sender:
     def earned(self, now):
         """O crédito em `now`: o ritmo vezes o tempo, sem passar do que um atraso pode juntar."""
         credit = self.credit + self.path.rate * (now - self.paced)
-        return min(credit, max(self.path.rate * (BURST_US + 2 * self.late), 2))
-
-    def note_delay(self, now):
-        """Junta à média o atraso desta volta do laço; outro take() na mesma volta não é outra."""
-        if now > self.paced:
-            late = max(now - self.due, 0)
-            self.late += (min(late, LATE_MAX_US) - self.late) / 8
+        return min(credit, max(self.path.rate * (BURST_US + self.path.slack()), 2))
 
     def next_time(self, now):
         """Quando chamar take() de novo, se nada chegar antes."""
@@ -454,7 +442,9 @@ class Sender:
         """Cumpre o plano, com no máximo `most` blocos: (primeiro, quantos), ou None."""
         plan = self.plan(now)
         self.credit = self.earned(now)
-        self.note_delay(now)
+        # Outro take() na mesma volta do laço não é outra.
+        if now > self.paced:
+            self.path.on_turn(max(now - self.due, 0))
         self.paced = now
         self.due = plan.when
         if plan.what == IDLE:
@@ -539,6 +529,10 @@ PROBE_MAX = 0.25
 WINDOW_GAIN = 2
 # Por quanto o cliente junta confirmações (µs).
 ACK_EVERY_US = 1000
+# O atraso de costume do laço, que se conta até isto. Onde a CPU é o limite, toda volta dele atrasa:
+# sem crédito e sem janela para ela, o lote encolheria, e lote menor é mais CPU por bloco, em
+# catraca. O atraso de uma vez só é um soluço, e quase não conta.
+LATE_MAX_US = 20_000
 # Perda que aceitamos chamar de ruído, e por quantas voltas se lembra a de cada uma.
 NOISE_MAX = 0.5
 LOSSES_KEPT = 8
@@ -633,6 +627,8 @@ class Path:
         # A ida e volta média de cada uma: a do caminho vazio é das menores. A menor de todas não
         # serve, que um atraso que varia a faz bem mais curta do que o costume.
         self.means = collections.deque([trip], maxlen=TRIPS_KEPT)
+        # Quanto depois da hora o laço costuma chegar.
+        self.late = 0
         # A maior taxa de entrega de cada uma das últimas voltas, e a desta.
         first = START_BLOCKS / STARTUP_GAIN / max(trip, ACK_EVERY_US)
         self.rates = collections.deque([first], maxlen=RATES_KEPT)
@@ -668,9 +664,17 @@ class Path:
         if self.queue != EMPTY:
             # Não se sonda numa fila alheia: quem partiu devagar ficaria preso à taxa que tinha.
             self.rate = max(self.rate, self.quota / self.smooth)
-        span = self.least + ACK_EVERY_US
+        span = self.least + ACK_EVERY_US + self.slack()
         self.most = max(self.gain, WINDOW_GAIN) * capacity * span + START_BLOCKS / 4
         self.window = min(self.most, self.share)
+
+    def on_turn(self, late):
+        """Uma volta do laço, `late` depois da hora que ele marcou."""
+        self.late += (min(late, LATE_MAX_US) - self.late) / 8
+
+    def slack(self):
+        """O que um laço atrasado precisa a mais: o dobro do que costuma atrasar."""
+        return 2 * self.late
 
     def on_trip(self, sample):
         """Uma ida e volta: média e variação (RFC 6298), e a menor desta volta."""

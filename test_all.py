@@ -6044,6 +6044,20 @@ class TestRawServerPath(RawLinkTestCase):
         before = path.window
         self.assertEqual(self.judged(path, *[13_000] * 20, blocks=50), before)
 
+    def test_late_loop_has_more_in_the_air(self):
+        """Onde o laço atrasa de costume, cabe no ar o que chega enquanto ele não vem; um soluço só não conta."""
+        window, late = self.cruising().window, self.server.LATE_MAX_US
+        windows = []
+        for delays in [late * 50] + [0] * 39, [late] * 40:
+            path = self.cruising()
+            for delay in delays:
+                path.on_turn(delay)
+            path.share = math.inf
+            path.plan()
+            windows.append(path.window)
+        self.assertAlmostEqual(windows[0], window, delta=1)
+        self.assertGreaterEqual(windows[1], window + 2 * path.bandwidth * late)
+
     def test_full_pipe_is_drained_at_once(self):
         """A terceira volta sem crescer já é a de devolver a fila: mais uma no ganho da partida a encheria."""
         path = self.server.Path(1000)
