@@ -256,13 +256,15 @@ def shower(screen):
 RETRY_S = 0.25
 
 
-def explain_connect(error, host, port, waited):
+def explain_connect(error, args, waited):
     """Por que não se conectou, e o que tentar: cada erro tem outra causa."""
+    host = args.endereco
+    port = args.porta
     fault = explain_host(error, host)
     if fault:
         return fault
     if isinstance(error, ConnectionRefusedError):
-        return explain_refusal(host, port)
+        return explain_refusal(args)
     if isinstance(error, socket.timeout):
         return (f"{host} porta {port} não respondeu em {waited:g} s: nem aceitou, nem recusou. "
                 "Endereço errado, máquina desligada ou um firewall no caminho? "
@@ -272,15 +274,19 @@ def explain_connect(error, host, port, waited):
     return f"não foi possível conectar a {host} porta {port}: {reason(error)}"
 
 
-def explain_refusal(host, port):
+def explain_refusal(args):
     """Conexão recusada: a máquina está lá, e ninguém escuta nessa porta, nesse endereço."""
+    host = args.endereco
+    port = args.porta
+    # Quem traz um apelido quer uma sala.
+    mode = " --modo chat" * bool(args.apelido)
     refused = f"ninguém escuta em {host} porta {port} (conexão recusada)"
     if (host, port) == ("127.0.0.1", 5050):
-        return f"{refused}. Suba o servidor antes: ./servidor.py"
+        return f"{refused}. Suba o servidor antes: ./servidor.py{mode}"
     if is_here(host):
-        return f"{refused}. Suba o servidor antes: ./servidor.py {host} {port}"
+        return f"{refused}. Suba o servidor antes: ./servidor.py {host} {port}{mode}"
     return (f"{refused}. Lá o servidor está no ar? Então só escuta em 127.0.0.1; naquela máquina: "
-            f"./servidor.py {everywhere(host)} {port}")
+            f"./servidor.py {everywhere(host)} {port}{mode}")
 
 
 # --- bloco comum: daqui ---
@@ -318,7 +324,7 @@ def connect(args):
             if cause is None or not isinstance(error, socket.timeout):
                 cause = error
         spent = time.monotonic() - begin
-        why = explain_connect(cause, args.endereco, args.porta, round(spent, 1))
+        why = explain_connect(cause, args, round(spent, 1))
         if spent >= args.tentar or is_hopeless(cause):
             raise Failure(why)
         if not told:
@@ -1545,6 +1551,8 @@ def start(args):
         build_parser().error("--chave só vale junto de --certificado")
     if args.medir and secure:
         build_parser().error("--medir mede o TCP, sem TLS")
+    if args.medir and (args.apelido or args.mensagem is not None):
+        build_parser().error("--medir não conversa: vai sem --mensagem e sem --apelido")
     if args.medir:
         return measure(args)
     with connect(args) as sock:

@@ -2919,10 +2919,18 @@ class TestClienteConnect(ClienteTestCase):
 
     def test_another_machine_that_only_listens_to_itself(self):
         """N7: recusado noutra máquina, o mais comum é um servidor em 127.0.0.1: a dica é o que digitar lá."""
-        hint = load("cliente.py").explain_refusal
-        self.assertIn("naquela máquina: ./servidor.py 0.0.0.0 7000", hint("192.0.2.1", 7000))
-        self.assertIn("naquela máquina: ./servidor.py :: 7000", hint("2001:db8::1", 7000))
-        self.assertIn("./servidor.py 127.0.0.1 7000", hint("127.0.0.1", 7000))
+        cliente = load("cliente.py")
+
+        def hint(*words):
+            return cliente.explain_refusal(cliente.build_parser().parse_args(words))
+
+        self.assertIn("naquela máquina: ./servidor.py 0.0.0.0 7000", hint("192.0.2.1", "7000"))
+        self.assertIn("naquela máquina: ./servidor.py :: 7000", hint("2001:db8::1", "7000"))
+        self.assertIn("./servidor.py 127.0.0.1 7000", hint("127.0.0.1", "7000"))
+        # Com um apelido, o eco de ./servidor.py não serviria.
+        for words, server in (((), "./servidor.py"), (("127.0.0.1", "7000"), "./servidor.py 127.0.0.1 7000"),
+                              (("192.0.2.1", "7000"), "./servidor.py 0.0.0.0 7000")):
+            self.assertTrue(hint(*words, "--apelido", "ana").endswith(f"{server} --modo chat"), words)
 
 
 class TestClienteScreen(ClienteTestCase):
@@ -3168,6 +3176,11 @@ class TestClienteMeter(ClienteTestCase):
             self.assertRegex(result.text, r"idas e voltas por segundo")
             self.assertRegex(result.text, r"p50 .* p99 .* p99.9 ")
             self.assertIn("█", result.text)
+
+    def test_measure_does_not_talk(self):
+        for words in (("--mensagem", ""), ("--mensagem", "oi"), ("--apelido", "ana")):
+            result = self.run_script("cliente.py", "--medir", *words)
+            self.assert_one_line_error(result, "--medir não conversa", status=2)
 
     def test_measure_shows_its_progress(self):
         """No terminal a medição se mostra enquanto anda, sempre na mesma linha, e a apaga no fim."""
@@ -11535,12 +11548,16 @@ class TestREADME(ScriptTestCase):
                 self.assertRegex(question, rf"^{number}\. ")
                 self.assertRegex(question, r"\n```console\n\$ .+\n([^$\n].*\n)+")
         shown = " ".join(section.split())
-        client, refused = load("cliente.py").explain_connect, ConnectionRefusedError()
+        refused, cliente = ConnectionRefusedError(), load("cliente.py")
+
+        def client(error, *words):
+            return cliente.explain_connect(error, cliente.build_parser().parse_args(words), 3)
+
         with mock.patch.object(sys, "argv", ["servidor.py"]):
             busy = load("servidor.py").explain_bind(OSError(errno.EADDRINUSE, ""), "127.0.0.1", 5050)
-        for answer in (f"$ ./cliente.py cliente.py: erro: {client(refused, '127.0.0.1', 5050, 10)}",
-                       f"$ ./cliente.py 127.0.0.1 5051 cliente.py: erro: {client(refused, '127.0.0.1', 5051, 10)}",
-                       f" --espera 3 cliente.py: erro: {client(socket.timeout(), '192.0.2.1', 5050, 3)}",
+        for answer in (f"$ ./cliente.py cliente.py: erro: {client(refused)}",
+                       f"$ ./cliente.py 127.0.0.1 5051 cliente.py: erro: {client(refused, '127.0.0.1', '5051')}",
+                       f" --espera 3 cliente.py: erro: {client(socket.timeout(), '192.0.2.1')}",
                        f"$ ./servidor.py servidor.py: erro: {busy}"):
             self.assertIn(answer + " ```", shown)
 
