@@ -1521,7 +1521,12 @@ def greet(voice, sock, args):
     hint = f"./cliente_udp.py {host} {port}"
     if args.modo == "chat":
         hint += " --apelido NOME"
-    voice.note(f"modo {args.modo}; em outro terminal: {hint}\nCtrl+C mostra as contas")
+    voice.note(f"modo {args.modo}; em outro terminal: {hint}")
+    if host in ("127.0.0.1", "::1"):
+        everywhere = "::" if has_ipv6() else "0.0.0.0"
+        again = typed(everywhere, port, drop=(args.endereco, str(args.porta)))
+        voice.note(f"só esta máquina chega aqui; para abrir à rede: {again}")
+    voice.note("Ctrl+C mostra as contas")
 
 
 def serve(args):

@@ -4376,6 +4376,16 @@ class TestServidorUdpHouse(ServidorUdpTestCase):
             server = self.spawn("servidor_udp.py", "127.0.0.1", "0", *args)
             server.expect_error(rf"em outro terminal: \./cliente_udp\.py 127\.0\.0\.1 {server.port}{end}$")
 
+    def test_the_way_to_the_network(self):
+        """Onde só esta máquina chega, o comando que abre à rede, com as mesmas opções; e ele sobe assim."""
+        server = self.spawn("servidor_udp.py", "127.0.0.1", free_port(socket.SOCK_DGRAM), "--modo", "chat")
+        said = server.expect_error(r"para abrir à rede: \./(servidor_udp\.py --modo chat (?:::|0\.0\.0\.0) \d+)$")
+        words = said[1].split()
+        self.stop(server)
+        opened = self.spawn(*words)
+        opened.expect_error("Ctrl\\+C mostra as contas")
+        self.assertNotIn("só esta máquina", opened.errors())
+
     def test_suggestions_keep_the_options(self):
         """O comando que um erro sugere é o que se digitou, só com o que estava errado trocado."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
