@@ -1327,7 +1327,7 @@ class Conversation:
     def explain_end(self):
         if self.answered:
             return f"{self.where} desligou"
-        return (f"{self.where} desligou: sem lugar para mais esta conexão, "
+        return (f"{self.where} desligou: acabou, está sem lugar para mais esta conexão, "
                 "ou lá a conversa é por TLS (--tls)")
 
     def explain(self, error):
@@ -3951,7 +3951,7 @@ def main(argv=None):
     if not argv or argv[0] not in ACTIONS:
         argv.insert(0, "servidor")
     # Sem aspas também vale: enviar LED ON
-    if argv[:2] == ["enviar", "LED"]:
+    if argv[:1] == ["enviar"] and argv[1:2] and argv[1].upper() == "LED":
         argv[1:3] = [" ".join(argv[1:3])]
     born = os.getpid()
     status = run(build_parser, act, argv)

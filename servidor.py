@@ -1665,7 +1665,7 @@ class Deadlines:
         return moved
 
     def expire(self, client, why):
-        self.engine.trace(f"! {client.name} chegou ao seu prazo")
+        self.engine.trace(f"! {client.name}: acabou a espera por ele")
         if client.closing or client.session is None:
             client.cut()
         else:

@@ -1335,8 +1335,8 @@ class ClientTests:
         ana.expect_eof()
         bia.send("linha sem fim")
         self.assertIn("demorou demais", bia.expect_eof().decode())  # houve varreduras desde a despedida de ana
-        server.expect_error("chegou ao seu prazo")
-        self.assertEqual(server.errors().count("chegou ao seu prazo"), 1)
+        server.expect_error("acabou a espera por ele")
+        self.assertEqual(server.errors().count("acabou a espera por ele"), 1)
 
     def test_goodbye_ends_the_stream(self):
         """Resposta e FIN: o cliente não espera o prazo da despedida para saber que acabou."""
@@ -9704,7 +9704,7 @@ class TestLedGpioSecret(LedTestCase):
         conn.send(b"LED ON\0")  # o botão em C, sem senha
         self.assertRegex(conn.expect(b"\n"), b"ERRO falta a senha")
         conn.expect_eof()
-        result = self.run_script("led_gpio.py", "enviar", "LED", "OFF", "127.0.0.1", server.port)
+        result = self.run_script("led_gpio.py", "enviar", "led", "OFF", "127.0.0.1", server.port)
         self.assert_one_line_error(result, "--senha-arquivo")
         waits, conn = [], self.connect(server)
         conn.expect(b"\n")  # quem só não sabia da senha não fez ninguém esperar
