@@ -13,6 +13,7 @@ O caminho de um bloco até o disco (o quadro está desenhado em raw_server.py):
                                   |                                |
     cabo <-- CONFIRMA: "falta o bloco n; além dele já tenho estes; cabem mais tantos"
 
+Nas linhas abaixo, seal faz o selo, server e mine são os dois MACs, e session, o número da conversa.
 O cliente ingênuo escreve o bloco, se é o próximo, e pede o que falta, um por vez (a janela é 1):
 
     expected = 0

@@ -15,6 +15,7 @@ Um quadro (frame). O selo cobre do tipo ao fim dos dados; o que vier depois dele
     +--------+--------+------+----+----+----+--------+--------+----------+------------+---------+
 
 O cliente diz OLÁ, ABRE um arquivo e CONFIRMA o que chega: o servidor diz EIS-ME, FICHA e DADOS.
+Nas linhas abaixo, seal faz o selo, client e mine são os dois MACs, e session, o número da conversa.
 O servidor ingênuo repete cada bloco, a cada prazo do socket, até a confirmação (stop and wait):
 
     for block, piece in enumerate(pieces):

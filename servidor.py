@@ -1560,10 +1560,10 @@ class EpollEngine(Engine):
 # ---------------------------------------------------------------------------------------------
 # 8. Deadlines: quem não se mexe não guarda o lugar
 #
-# No servidor ingênuo um cliente mudo ocupa para sempre quem o espera. Aqui cada espera tem prazo.
-# Vive quem move bytes, num sentido ou no outro: quem só lê, devagar, não está parado. E, numa sala,
-# quem caiu sem se despedir (Wi-Fi que sumiu, cabo fora) é procurado pelo kernel: keepalive (RFC
-# 9293, 3.8.4).
+# No servidor ingênuo um cliente mudo ocupa para sempre quem o espera. Aqui cada espera tem prazo (a
+# de quem só se cala, o de --ocioso). Vive quem move bytes, num sentido ou no outro: quem só lê,
+# devagar, não está parado. E, numa sala, quem caiu sem se despedir (Wi-Fi que sumiu, cabo fora) é
+# procurado pelo kernel: keepalive (RFC 9293, 3.8.4).
 
 # De quanto em quanto tempo os prazos são conferidos, em segundos; e numa sala, onde o de quem
 # chega é curto (GREETING_S).
