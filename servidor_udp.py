@@ -1512,21 +1512,20 @@ def totals(datagrams, octets, guard):
     return "\n".join(lines)
 
 
-def greet(voice, sock, args):
-    """Onde escuta e, em stderr, o que digitar no outro terminal."""
+def explain_way(sock, args):
+    """O que digitar no outro terminal, e como abrir à rede."""
     host, port = bound_address(sock)
-    voice.say(f"escutando em {host} porta {port}")
     if host in ("0.0.0.0", "::"):
         host = "ENDEREÇO-DESTA-MÁQUINA"
     hint = f"./cliente_udp.py {host} {port}"
     if args.modo == "chat":
         hint += " --apelido NOME"
-    voice.note(f"modo {args.modo}; em outro terminal: {hint}")
+    lines = [f"modo {args.modo}; em outro terminal: {hint}"]
     if host in ("127.0.0.1", "::1"):
         everywhere = "::" if has_ipv6() else "0.0.0.0"
         again = typed(everywhere, port, drop=(args.endereco, str(args.porta)))
-        voice.note(f"só esta máquina chega aqui; para abrir à rede: {again}")
-    voice.note("Ctrl+C mostra as contas")
+        lines.append(f"só esta máquina chega aqui; para abrir à rede: {again}")
+    return "\n".join([*lines, "Ctrl+C mostra as contas"])
 
 
 def serve(args):
@@ -1536,10 +1535,14 @@ def serve(args):
         voice = Voice(lambda: signal.raise_signal(signal.SIGTERM))
         stack.callback(voice.close)
         server, chat = build_server(sock, args, voice)
+        # Antes de haver quem receba o sinal: has_ipv6() abre um socket, e não ficaria aberto.
+        way = explain_way(sock, args)
+        host, port = bound_address(sock)
         try:
             signal.signal(signal.SIGTERM, server.stop)
             signal.signal(signal.SIGINT, after_echo(server.stop))
-            greet(voice, sock, args)
+            voice.say(f"escutando em {host} porta {port}")
+            voice.note(way)
             server.run()
         except KeyboardInterrupt:
             # Antes das últimas palavras: acabar a pedido não é erro, nem que ninguém as leia.

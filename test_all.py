@@ -4386,6 +4386,17 @@ class TestServidorUdpHouse(ServidorUdpTestCase):
         opened.expect_error("Ctrl\\+C mostra as contas")
         self.assertNotIn("só esta máquina", opened.errors())
 
+    def test_no_question_to_the_kernel_once_a_signal_can_come(self):
+        """O socket com que se pergunta pelo IPv6 abre e fecha antes: um Ctrl+C no meio o deixaria aberto."""
+        module, calls, server = load("servidor_udp.py"), [], mock.Mock()
+        server.run.side_effect = KeyboardInterrupt
+        with mock.patch.object(module, "has_ipv6", side_effect=lambda: calls.append("IPv6") or False), \
+                mock.patch.object(module.signal, "signal", side_effect=lambda *_: calls.append("sinal")), \
+                mock.patch.multiple(module, Voice=mock.MagicMock(), totals=mock.Mock(),
+                                    build_server=mock.Mock(return_value=(server, None))):
+            module.serve(module.build_parser().parse_args(["127.0.0.1", "0"]))
+        self.assertEqual(calls, ["IPv6", "sinal", "sinal"])
+
     def test_suggestions_keep_the_options(self):
         """O comando que um erro sugere é o que se digitou, só com o que estava errado trocado."""
         server = self.spawn("servidor_udp.py", "127.0.0.1", "0")
