@@ -8572,17 +8572,23 @@ class TestLedGpioPin(LedTestCase):
         self.assertEqual(self.ask(server, b"LED ON"), b"OK LED ON")
         self.assertEqual(tree.get(529, "value"), "1")
 
-    def open_with(self, failures):
-        """Abre GPIO17 numa árvore falsa em que escrever em `direction` ou `export` falha como em `failures`."""
+    def open_with(self, failures, patience=WATCHDOG_S):
+        """Abre GPIO17 numa árvore falsa em que escrever em `direction` ou `export` falha como em `failures`.
+
+        Pela linha que se pediu espera-se o que for preciso; pela permissão nela, `patience`.
+        """
         tree = FakeSysfs(self)
         def fake(path, mode="r"):
             name = os.path.basename(path)
             if mode == "w" and failures.get(name):
                 code = failures[name].pop(0)
                 raise OSError(code, os.strerror(code), path)
-            return open(path, mode)
+            file = open(path, mode)
+            if name == "active_low":
+                self.led.UDEV_S = patience
+            return file
         args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
-        with mock.patch.object(self.led, "open", fake, create=True), mock.patch.object(self.led, "UDEV_S", 0.1), \
+        with mock.patch.multiple(self.led, create=True, open=fake, UDEV_S=WATCHDOG_S), \
                 self.led.taken_pin(args, 17, True, FakeHouse()) as pin:
             pin.write(True)
             self.assertEqual(tree.get(529, "direction"), "high")
@@ -8593,7 +8599,7 @@ class TestLedGpioPin(LedTestCase):
         self.open_with({"direction": [errno.EACCES] * 3})
         with self.assertRaisesRegex(self.led.Failure, "GPIO17.*usermod -aG gpio"), \
                 mock.patch.object(self.led, "group_of", lambda path: "gpio"):
-            self.open_with({"direction": [errno.EACCES] * 10**6})
+            self.open_with({"direction": [errno.EACCES] * 10**6}, patience=0.1)
 
     def test_busy(self):
         with self.assertRaisesRegex(self.led.Failure, "GPIO17.*em uso.*gpioinfo"):
