@@ -1521,7 +1521,7 @@ def explain_way(sock, args):
     if args.modo == "chat":
         hint += " --apelido NOME"
     lines = [f"modo {args.modo}; em outro terminal: {hint}"]
-    if host in ("127.0.0.1", "::1"):
+    if is_loopback(host):
         everywhere = "::" if has_ipv6() else "0.0.0.0"
         again = typed(everywhere, port, drop=(args.endereco, str(args.porta)))
         lines.append(f"só esta máquina chega aqui; para abrir à rede: {again}")
