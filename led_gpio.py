@@ -3951,7 +3951,7 @@ def main(argv=None):
     if not argv or argv[0] not in ACTIONS:
         argv.insert(0, "servidor")
     # Sem aspas também vale: enviar LED ON
-    if argv[:1] == ["enviar"] and argv[1:2] and argv[1].upper() == "LED":
+    if " ".join(argv[:2]).lower() == "enviar led":
         argv[1:3] = [" ".join(argv[1:3])]
     born = os.getpid()
     status = run(build_parser, act, argv)

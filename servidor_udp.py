@@ -1512,9 +1512,8 @@ def totals(datagrams, octets, guard):
     return "\n".join(lines)
 
 
-def explain_way(sock, args):
+def explain_way(host, port, args):
     """O que digitar no outro terminal, e como abrir à rede."""
-    host, port = bound_address(sock)
     if host in ("0.0.0.0", "::"):
         host = "ENDEREÇO-DESTA-MÁQUINA"
     hint = f"./cliente_udp.py {host} {port}"
@@ -1535,9 +1534,9 @@ def serve(args):
         voice = Voice(lambda: signal.raise_signal(signal.SIGTERM))
         stack.callback(voice.close)
         server, chat = build_server(sock, args, voice)
-        # Antes de haver quem receba o sinal: has_ipv6() abre um socket, e não ficaria aberto.
-        way = explain_way(sock, args)
+        # Antes de haver quem receba o sinal, que deixaria aberto o socket de has_ipv6().
         host, port = bound_address(sock)
+        way = explain_way(host, port, args)
         try:
             signal.signal(signal.SIGTERM, server.stop)
             signal.signal(signal.SIGINT, after_echo(server.stop))

@@ -8588,7 +8588,8 @@ class TestLedGpioPin(LedTestCase):
                 self.led.UDEV_S = patience
             return file
         args = self.parse("servidor", "--sysfs", tree.root, "--gpio", "sysfs")
-        with mock.patch.multiple(self.led, create=True, open=fake, UDEV_S=WATCHDOG_S), \
+        with mock.patch.object(self.led, "open", fake, create=True), \
+                mock.patch.object(self.led, "UDEV_S", WATCHDOG_S), \
                 self.led.taken_pin(args, 17, True, FakeHouse()) as pin:
             pin.write(True)
             self.assertEqual(tree.get(529, "direction"), "high")

@@ -4,9 +4,9 @@
 # O que se esperaria: o que aparece como dito por mim, o servidor recebeu; e o /quit vai depois do
 # que se disse, como num telnet.
 # O que se vê, irssi 1.4.3 (Debian 12): contra inundação, ele guarda os comandos e manda cinco de
-# uma vez (cmds_max_at_once), e depois um a cada 2,5 s (cmd_queue_speed diz 2,2). A tela não espera: mostra
-# cada linha na hora. O QUIT fura a fila, e o que estava nela se perde, sem uma palavra. Os da
-# entrada na sala também contam: quem acaba de entrar já gastou parte dos cinco.
+# uma vez (cmds_max_at_once), e depois um a cada 2,5 s (cmd_queue_speed diz 2,2). A tela não espera:
+# mostra cada linha na hora. O QUIT fura a fila, e o que estava nela se perde, sem uma palavra. Os
+# da entrada na sala também contam: quem acaba de entrar já gastou parte dos cinco.
 #
 # Precisa de: apt-get, dpkg, python3. Não instala nada no sistema.
 set -eu
